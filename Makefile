@@ -1,0 +1,63 @@
+# The project's commands. Every target builds what it needs; stamps in .venv make repeated calls fast.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Tests and short runs are many small tensors: a second thread only costs.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.PHONY: demo test lint test-fast test-heavy effects bench results clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.base
+	rm -rf runs/demo
+	$(ONE_THREAD) $(BIN)/rekindle compare ttrl evol_rl --seeds 1 --steps 20 --prompts 60 --samples 16 --out runs/demo
+
+test: lint test-fast
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test-fast: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
+
+# Real TRL, in an environment outside the clone; skipped, loudly, where that cannot be built.
+test-heavy: $(VENV)/.dev
+	$(ONE_THREAD) scripts/heavy.sh "$(abspath $(BIN))/python"
+
+# Minutes of training each: whether a method does what its paper claims.
+effects: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m effect
+
+bench: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python benchmarks/run.py
+
+# The comparison behind docs/results; resumes where it was interrupted.
+results: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/rekindle compare ttrl evol_rl ttrl_entropy grpo --seeds 3 --task reduce --out runs/compare-reduce
+	$(BIN)/python scripts/results.py runs/compare-reduce
+	$(BIN)/python scripts/pages.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist
+	find rekindle tests examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Rekindle needs Python 3.11 or later; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and alone: its version is exact, so that nothing later replaces a CPU build by a CUDA one.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.base

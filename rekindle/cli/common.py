@@ -1,0 +1,100 @@
+"""What all commands share: exit codes, output that is stable in pipes, and cards as JSON."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rekindle.errors import EngineDead, GuardStop, InputError
+
+if TYPE_CHECKING:
+    from rekindle.core.method import Card
+
+PIPE_WIDTH = 120
+ENDS: tuple[tuple[type[Exception], int], ...] = ((InputError, 2), (GuardStop, 3), (EngineDead, 4))
+
+
+@runtime_checkable
+class Usage(Protocol):
+    """A command line that typer cannot read: unknown options, missing arguments."""
+
+    exit_code: int
+
+    def format_message(self) -> str:
+        """What is wrong, for the user."""
+        ...
+
+
+def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 input, 3 guard, 4 engine dead, 130 interrupted.
+
+    The foreseen ends print one sentence to stderr and no traceback; anything else is a bug and keeps its traceback.
+    """
+    try:
+        code = app(argv, prog_name="rekindle", standalone_mode=False)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except (InputError, GuardStop, EngineDead) as end:
+        say(str(end))
+        return next(code for kind, code in ENDS if isinstance(end, kind))
+    except Exception as end:
+        if not isinstance(end, Usage):
+            raise
+        text = end.format_message()
+        print(text, file=sys.stderr) if "\n" in text.strip() else say(text)  # several lines: the help
+        return end.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def say(text: str) -> None:
+    """One line on stderr, where all that is no result goes."""
+    print(f"rekindle: {' '.join(text.split())}", file=sys.stderr)
+
+
+def console() -> Console:
+    """A console on stdout: the terminal's width, or 120 columns without colour where the output is no terminal."""
+    return (
+        Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH, no_color=True, highlight=False, soft_wrap=False)
+    )
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of plain text on stdout, without borders; the first column never wraps, no line ends in blanks."""
+    grid = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
+    for i, name in enumerate(columns):
+        grid.add_column(name, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    out = console()
+    with out.capture() as capture:
+        out.print(grid)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def version() -> str:
+    """The version of rekindle, "(not installed)" where it runs from a source tree."""
+    try:
+        return importlib.metadata.version("rekindle")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def print_json(value: Any) -> None:
+    """`value` as JSON on stdout, and nothing else."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def card_fields(name: str, card: Card) -> dict[str, Any]:
+    """A card as JSON holds it, with its slug."""
+    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(card).items() if not isinstance(v, Mapping)}
+    return {"name": name, **plain, "sources": dict(card.sources)}

@@ -1,0 +1,53 @@
+"""The command line. Nothing heavy is imported here: `rekindle --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from rekindle.cli import compare, doctor, evaluate, sample, shelf, train, warm
+from rekindle.cli.common import run_safely
+from rekindle.cli.common import version as installed
+
+app = typer.Typer(
+    name="rekindle",
+    help="Reinforcement learning of language models that keeps exploring.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool | None) -> None:
+    if asked:
+        print(f"rekindle {installed()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = None,
+) -> None:
+    """Reinforcement learning of language models that keeps exploring."""
+
+
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("sample")(sample.sample)
+app.command("warm")(warm.warm)
+app.command("methods")(shelf.methods)
+app.command("show")(shelf.show)
+app.command("diff")(shelf.diff)
+app.command("doctor")(doctor.doctor)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point of the command `rekindle`."""
+    sys.exit(run_safely(app, argv))

@@ -1,0 +1,105 @@
+"""The exact update: the gradient of a minibatch does not depend on how it is cut into micro-batches.
+
+A separable loss (a fixed weighted sum over tokens) takes one pass, since its weights were taken over the minibatch.
+Any other loss takes two: log-probs of the whole minibatch without gradient, the loss on these leaves, then every
+micro-batch is run again and backpropagates `(d loss / d output * output).sum()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rekindle.core.types import Batch, Metrics, Now, Policy, add_metrics
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """The part of a method that the update needs (`PolicyGradient` has it)."""
+
+    @property
+    def separable(self) -> bool:
+        """Whether the losses of the pieces of a weighed minibatch add up to that of the whole."""
+        ...
+
+    def weigh(self, batch: Batch, now: Now | None = None) -> Batch:
+        """The minibatch with its weight columns."""
+        ...
+
+    def loss(self, now: Now, batch: Batch) -> tuple[Float[Tensor, ""], Metrics]:
+        """The loss of a weighed batch."""
+        ...
+
+
+def backward(
+    policy: Policy, batch: Batch, method: Loss, micro_batch: int, *, two_pass: bool | None = None
+) -> tuple[float, Now, Metrics]:
+    """Add the gradient of the method's loss on `batch` to the policy's parameters.
+
+    micro_batch: sequences a forward pass, at least 1. two_pass: None takes one pass where the loss is separable.
+    Returns the loss, what the policy said (detached, rows as in `batch`) and the metrics.
+    """
+    if two_pass is None:
+        two_pass = not method.separable
+    elif not two_pass and not method.separable:
+        raise ValueError("one pass is exact only for a separable loss")
+    return (_two_passes if two_pass else _one_pass)(policy, batch, method, micro_batch)
+
+
+def _one_pass(policy: Policy, batch: Batch, method: Loss, micro_batch: int) -> tuple[float, Now, Metrics]:
+    batch = method.weigh(batch)
+    total, metrics, said = 0.0, Metrics(), []
+    pieces = list(micro_batches(batch, micro_batch))
+    for rows in pieces:
+        piece = batch.take(rows)
+        now = policy(piece)
+        loss, more = method.loss(now, piece)
+        if loss.requires_grad:
+            loss.backward()
+        total, metrics = total + loss.item(), add_metrics(metrics, more)
+        said.append(now.detach())
+    return total, _join(said, torch.cat(pieces)), metrics
+
+
+def _two_passes(policy: Policy, batch: Batch, method: Loss, micro_batch: int) -> tuple[float, Now, Metrics]:
+    pieces = list(micro_batches(batch, micro_batch))
+    with torch.no_grad():
+        said = [policy(batch.take(rows)) for rows in pieces]
+    now = _join(said, torch.cat(pieces))
+    leaves = {"logp": now.logp, "entropy": now.entropy, **now.extra}
+    leaves = {name: value.detach().requires_grad_() for name, value in leaves.items()}
+    leaf = Now(logp=leaves["logp"], entropy=leaves["entropy"], extra={n: leaves[n] for n in now.extra})
+    loss, metrics = method.loss(leaf, method.weigh(batch, leaf.detach()))
+    if not loss.requires_grad:
+        return loss.item(), now, metrics
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    for rows in pieces:
+        again = policy(batch.take(rows))
+        outputs = {"logp": again.logp, "entropy": again.entropy, **again.extra}
+        pairs = [(outputs[n], g[rows]) for n, g in zip(leaves, grads, strict=True) if g is not None]
+        live = [(output, grad) for output, grad in pairs if output.requires_grad]
+        torch.autograd.backward([o for o, _ in live], [g for _, g in live])
+    return loss.item(), now, metrics
+
+
+def micro_batches(batch: Batch, size: int) -> Iterator[Int[Tensor, " N"]]:
+    """Row indices in pieces of at most `size`, longest rows first, so that a piece holds little padding."""
+    if size < 1:
+        raise ValueError(f"a micro-batch holds at least one sequence, not {size}")
+    width = batch.mask.shape[1]
+    last = torch.where(batch.mask, torch.arange(1, width + 1), 0).amax(dim=1) if width else batch.uid * 0
+    yield from torch.argsort(last, descending=True, stable=True).split(size)
+
+
+def _join(said: list[Now], order: Int[Tensor, " B"]) -> Now:
+    back = torch.argsort(order)
+    extra = {name: torch.cat([now.extra[name] for now in said])[back] for name in said[0].extra}
+    return Now(
+        logp=torch.cat([now.logp for now in said])[back],
+        entropy=torch.cat([now.entropy for now in said])[back],
+        extra=extra,
+    )

@@ -1,0 +1,34 @@
+"""Steps of a response, cut at delimiters as EchoRL (Bi et al., arXiv 2605.31228) cuts reasoning at line breaks."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def segments(mask: Bool[Tensor, "B T"], is_delimiter: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """The step (0, 1, ...) that each position belongs to, -1 off the mask.
+
+    A delimiter closes the step that it ends; what follows the last one is the last step. Further delimiters in a run
+    belong to the step before them, leading delimiters to the first step; a row of delimiters only is one step.
+    Positions off the mask are skipped as if they were not there: a gap neither opens nor closes a step.
+    """
+    content = mask & ~is_delimiter
+    closed = (mask & is_delimiter).long().cumsum(dim=1)
+    seen = closed.where(content, -1).cummax(dim=1).values
+    before = torch.nn.functional.pad(seen[:, :-1], (1, 0), value=-1)
+    opens = content & (before >= 0) & (closed > before)
+    return opens.long().cumsum(dim=1).where(mask, -1)
+
+
+def segment_mean(x: Float[Tensor, "B T"], segment: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Mean of `x` over each position's segment, given to every position of it; 0 where `segment` is -1.
+
+    Segment ids lie in 0 .. T-1, row by row; they need not be contiguous.
+    """
+    inside = segment >= 0
+    slot = segment.clamp(min=0)
+    total = torch.zeros_like(x).scatter_add(1, slot, x.where(inside, 0.0))
+    count = torch.zeros_like(x).scatter_add(1, slot, inside.to(x.dtype))
+    return (total / count.clamp(min=1)).gather(1, slot).where(inside, 0.0)

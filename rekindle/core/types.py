@@ -1,0 +1,190 @@
+"""The two things every part of a method sees: a `Batch` (before the gradient) and a `Now` (with it).
+
+Letters: P prompts, G group size, B sequences, T actions per sequence, V vocabulary, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Metrics = dict[str, tuple[float | int, float | int]]
+"""Name -> (sum, count). Sums and counts are added over minibatches; the mean is taken once, at the end."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """What a sequence is conditioned on: opaque to core, one entry a sequence."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Int[Tensor, " N"]) -> Rows:
+        """The entries `rows`, in that order."""
+        ...
+
+
+class MissingColumn(LookupError):
+    """A part read a column that nobody asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """All that is known before the gradient step. Carries no gradient.
+
+    `key` holds (seed, step, update) packed by `rekindle.core.random.pack_key`: the source of counter-based uniforms.
+    `extra` holds the columns that parts asked for: `logp_old`, `advantage`, `entropy_old`, `logp_ref`, `segment`, ...
+    """
+
+    action: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    uid: Int[Tensor, " B"]
+    group: Int[Tensor, " B"]
+    success: Bool[Tensor, " B"]
+    graded: Bool[Tensor, " B"]
+    score: Float[Tensor, " B"]
+    prompt: Rows
+    key: Int[Tensor, ""]
+    extra: Mapping[str, Tensor | Rows] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.action.shape[0]
+
+    @property
+    def live(self) -> Bool[Tensor, "B T"]:
+        """Positions that count: chosen by the policy, in a graded row. No statistic sees anything else."""
+        return self.mask & self.graded[:, None]
+
+    @property
+    def live_rows(self) -> Bool[Tensor, " B"]:
+        """Graded rows with at least one action."""
+        return self.live.any(dim=1)
+
+    def column(self, name: str) -> Tensor:
+        """The tensor column `name`; raises `MissingColumn` with the columns there are."""
+        value = self.extra.get(name)
+        if not isinstance(value, Tensor):
+            there = ", ".join(sorted(self.extra)) or "none"
+            raise MissingColumn(f"no column '{name}' in the batch (there: {there}); the part that reads it must ask")
+        return value
+
+    @property
+    def logp_old(self) -> Float[Tensor, "B T"]:
+        """The training code's own log-probs at the weights that sampled the batch."""
+        return self.column("logp_old")
+
+    @property
+    def advantage(self) -> Float[Tensor, "B T"]:
+        """Advantages, filled once on the whole batch before it is split."""
+        return self.column("advantage")
+
+    def with_columns(self, **columns: Tensor | Rows) -> Batch:
+        """A copy with `columns` added to (or replaced in) `extra`."""
+        return replace(self, extra={**self.extra, **columns})
+
+    def take(self, rows: Int[Tensor, " N"]) -> Batch:
+        """The sequences `rows`, in that order; every column follows."""
+        pick = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("extra", "key")}
+        # A tensor has a `take` of its own that flattens, so tensors are told apart first.
+        taken = {n: v[rows] if isinstance(v, Tensor) else v.take(rows) for n, v in pick.items()}
+        extra = {n: v[rows] if isinstance(v, Tensor) else v.take(rows) for n, v in self.extra.items()}
+        return replace(self, **taken, extra=extra)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Now:
+    """What the current policy says about a `Batch`: log-probs of the actions taken and entropies (nats). Has gradient.
+
+    Positions outside `Batch.mask` hold 0 and receive no gradient.
+    """
+
+    logp: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def detach(self) -> Now:
+        """The same numbers without gradient."""
+        return Now(
+            logp=self.logp.detach(),
+            entropy=self.entropy.detach(),
+            extra={n: v.detach() for n, v in self.extra.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Need:
+    """A column that a part wants from a scoring pass. Equal needs are computed once.
+
+    compute: (logits [N V] by pass name, at the sampling temperature; actions [N]) -> values [N], chunk by chunk.
+    passes: the named weights that the logits come from ("policy", "reference").
+    """
+
+    name: str
+    compute: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    passes: tuple[str, ...] = ("policy",)
+
+
+def _take(logits: Float[Tensor, "N V"], action: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    return torch.log_softmax(logits, dim=-1).gather(1, action[:, None])[:, 0]
+
+
+def _policy_logp(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
+    return _take(logits["policy"], action)
+
+
+def _reference_logp(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
+    return _take(logits["reference"], action)
+
+
+def _policy_entropy(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
+    logp = torch.log_softmax(logits["policy"], dim=-1)
+    return -torch.where(logp > -torch.inf, logp.exp() * logp, 0.0).sum(dim=-1)
+
+
+LOGP_OLD = Need("logp_old", _policy_logp)
+LOGP_REF = Need("logp_ref", _reference_logp, passes=("reference",))
+ENTROPY_OLD = Need("entropy_old", _policy_entropy)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Update:
+    """What an `after` part gets once an optimiser update is done. last: of its step, filled by the step."""
+
+    batch: Batch
+    now: Now
+    metrics: Metrics
+    index: int
+    last: bool = False
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that scores a batch with gradient."""
+
+    def __call__(self, batch: Batch) -> Now:
+        """Log-probs and entropies of the actions."""
+        ...
+
+
+def add_metrics(total: Metrics, more: Metrics) -> Metrics:
+    """The sum of two metric dictionaries, key by key."""
+    out = dict(total)
+    for name, (value, count) in more.items():
+        have = out.get(name, (0.0, 0.0))
+        out[name] = (have[0] + value, have[1] + count)
+    return out
+
+
+def mean_metrics(metrics: Metrics) -> dict[str, float]:
+    """Sum over count; a metric with count 0 is left out, for its mean does not exist."""
+    return {name: value / count for name, (value, count) in metrics.items() if count > 0}
+
+
+def concat_sequences(parts: Sequence[Tensor]) -> Tensor:
+    """Rows of several [b T'] tensors as one [B T] tensor, padded at the right with zeros."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])

@@ -1,0 +1,198 @@
+"""`Answers`: one answer a rollout. Prompts -> samples -> label -> shape -> select -> the batch that is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from rekindle.core.groups import group_constant
+from rekindle.core.types import Batch
+from rekindle.errors import GuardStop
+from rekindle.tokens.labels import Label, Verdicts, Verified
+from rekindle.tokens.rollouts import Example, Rollouts
+
+
+@runtime_checkable
+class TokenRun(Protocol):
+    """What a collector asks of a run of the language wing."""
+
+    prompts_per_step: int
+    group_size: int
+    max_tokens: int
+    key: Tensor
+    verifier: Any
+    embed: Any
+
+    def next_examples(self, count: int) -> Sequence[Example]:
+        """The next `count` prompts."""
+        ...
+
+    def sample(self, examples: Sequence[Example]) -> Rollouts:
+        """N responses to each prompt, every call with group ids and uids of its own."""
+        ...
+
+    def score(self, batch: Batch) -> Batch:
+        """The batch with the columns that the record's parts need."""
+        ...
+
+    def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:
+        """Told of every round: all samples, their verdicts, and the rows among them that may be trained on."""
+        ...
+
+
+@runtime_checkable
+class Shape(Protocol):
+    """(Rollouts, Verdicts, run) -> Verdicts with another score."""
+
+    def __call__(self, rollouts: Rollouts, verdicts: Verdicts, run: Any) -> Verdicts:
+        """Sees all samples of each prompt."""
+        ...
+
+
+@runtime_checkable
+class Select(Protocol):
+    """(Rollouts, Verdicts) -> rows worth training on. Asked again, on fresh prompts, for up to `max_rounds` rounds."""
+
+    @property
+    def max_rounds(self) -> int:
+        """Rounds of sampling at the most."""
+        ...
+
+    def __call__(self, rollouts: Rollouts, verdicts: Verdicts) -> Int[Tensor, " N"]:
+        """Row indices; a prompt is kept or dropped as a whole."""
+        ...
+
+
+@runtime_checkable
+class Column(Protocol):
+    """(Rollouts, tokenizer-aware run) -> a tensor column that needs text or token ids."""
+
+    name: ClassVar[str]
+
+    def __call__(self, rollouts: Rollouts, run: Any) -> Tensor:
+        """One value a row or a position."""
+        ...
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Every prompt is trained on, whatever its scores."""
+
+    max_rounds: int = 1
+
+    def __call__(self, rollouts: Rollouts, verdicts: Verdicts) -> Int[Tensor, " N"]:
+        """All rows."""
+        return torch.arange(len(rollouts))
+
+
+@dataclass(frozen=True)
+class MixedGroups:
+    """Dynamic sampling (DAPO, arXiv 2503.14476): prompts that are all right or all wrong are dropped and replaced.
+
+    After `max_rounds` rounds without enough mixed groups the run stops with a sentence: saturated data cannot loop.
+    """
+
+    max_rounds: int = 10
+
+    def __call__(self, rollouts: Rollouts, verdicts: Verdicts) -> Int[Tensor, " N"]:
+        """Rows of groups that hold a success and a failure, by success and not by the shaped score."""
+        constant = group_constant(verdicts.success.double(), rollouts.group, verdicts.graded)
+        return (~constant).nonzero()[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Collect a batch of answers.
+
+    label says what a success is; `shape` parts turn successes into scores, in order, on all the samples of a prompt;
+    then the first G of the N samples (by uid) are trained on, unless `select` drops their prompt.
+    """
+
+    label: Label = field(default_factory=Verified)
+    shape: tuple[Shape, ...] = ()
+    select: Select = field(default_factory=Everything)
+    columns: tuple[Column, ...] = ()
+
+    def __call__(self, run: TokenRun) -> Batch:
+        """A batch of exactly `run.prompts_per_step` prompts; GuardStop where `select` leaves fewer."""
+        rounds, verdicts_of, have = [], [], 0
+        for _ in range(self.select.max_rounds):
+            rollouts, verdicts = self._round(run, run.prompts_per_step)
+            rounds.append(rollouts)
+            verdicts_of.append(verdicts)
+            have += len(set(rollouts.group.tolist()))
+            if have >= run.prompts_per_step:
+                break
+        else:
+            raise GuardStop(
+                f"{have} of {run.prompts_per_step} prompts gave a mixed group in {self.select.max_rounds} rounds: the "
+                "prompts are all solved or all unsolved; use harder or easier data, or raise collect.select.max_rounds"
+            )
+        return self._batch(run, Rollouts.concat(rounds), _concat(verdicts_of))
+
+    def replace(self, **slots: Any) -> Answers:
+        """A copy with other parts in `slots`."""
+        return replace(self, **slots)
+
+    def _round(self, run: TokenRun, prompts: int) -> tuple[Rollouts, Verdicts]:
+        rollouts = run.sample(run.next_examples(prompts))
+        verdicts = self.label(rollouts, run.verifier)
+        for shape in self.shape:
+            verdicts = shape(rollouts, verdicts, run)
+        first = first_of_group(rollouts, run.group_size)
+        run.observe(rollouts, verdicts, first)
+        rollouts, verdicts = rollouts.take(first), verdicts.take(first)
+        kept = self.select(rollouts, verdicts)
+        return rollouts.take(kept), verdicts.take(kept)
+
+    def _batch(self, run: TokenRun, rollouts: Rollouts, verdicts: Verdicts) -> Batch:
+        wanted = sorted(set(rollouts.group.tolist()))[: run.prompts_per_step]
+        rows = torch.isin(rollouts.group, torch.tensor(wanted)).nonzero()[:, 0]
+        rollouts, verdicts = rollouts.take(rows), verdicts.take(rows)
+        columns = {column.name: column(rollouts, run) for column in self.columns}
+        limit = torch.full((len(rollouts),), run.max_tokens)
+        return run.score(to_batch(rollouts, verdicts, run.key).with_columns(limit=limit, **columns))
+
+
+def to_batch(rollouts: Rollouts, verdicts: Verdicts, key: Tensor) -> Batch:
+    """Rollouts and their verdicts as tensors: what core sees."""
+    return Batch(
+        action=rollouts.ids,
+        mask=rollouts.mask,
+        uid=rollouts.uid,
+        group=rollouts.group,
+        success=verdicts.success,
+        graded=verdicts.graded,
+        score=verdicts.score,
+        prompt=rollouts.prompt,
+        key=key,
+        extra={"logp_sampled": rollouts.logp_sampled},
+    )
+
+
+def first_of_group(rollouts: Rollouts, size: int) -> Int[Tensor, " N"]:
+    """Rows of the `size` smallest uids of every group, in row order: votes and trained samples differ."""
+    rank: dict[int, int] = {}
+    keep = set()
+    for row in torch.argsort(rollouts.uid).tolist():
+        group = int(rollouts.group[row])
+        rank[group] = rank.get(group, 0) + 1
+        if rank[group] <= size:
+            keep.add(row)
+    return torch.tensor(sorted(keep), dtype=torch.int64)
+
+
+def _concat(parts: Sequence[Verdicts]) -> Verdicts:
+    vote: Mapping[int, str | None] = {g: v for p in parts for g, v in p.vote.items()}
+    return Verdicts(
+        answer=[a for p in parts for a in p.answer],
+        success=torch.cat([p.success for p in parts]),
+        graded=torch.cat([p.graded for p in parts]),
+        score=torch.cat([p.score for p in parts]),
+        vote=vote,
+    )

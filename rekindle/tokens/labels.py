@@ -1,0 +1,106 @@
+"""Labels: which responses of a group are successes. Verified against a reference, or by a vote among the responses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rekindle.core.types import Metrics
+from rekindle.tokens.rollouts import Rollouts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdicts:
+    """What a label says of each rollout. `answer` is the extracted answer, `vote` the pseudo-label of its group.
+
+    success [B]; graded [B] (False only where the reference cannot be graded); score [B] float64, shaped later.
+    """
+
+    answer: Sequence[str | None]
+    success: Bool[Tensor, " B"]
+    graded: Bool[Tensor, " B"]
+    score: Float[Tensor, " B"]
+    vote: Mapping[int, str | None] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
+
+    def take(self, rows: Tensor) -> Verdicts:
+        """The rows `rows`, in that order."""
+        return replace(
+            self,
+            answer=[self.answer[i] for i in rows.tolist()],
+            success=self.success[rows],
+            graded=self.graded[rows],
+            score=self.score[rows],
+        )
+
+    @staticmethod
+    def of(answer: Sequence[str | None], success: Sequence[bool | None], vote: Mapping[int, str | None]) -> Verdicts:
+        """Verdicts whose score is 1 for a success and 0 otherwise; None in `success` means ungraded."""
+        right = torch.tensor([bool(s) for s in success], dtype=torch.bool)
+        graded = torch.tensor([s is not None for s in success], dtype=torch.bool)
+        return Verdicts(answer=answer, success=right, graded=graded, score=right.double(), vote=vote)
+
+
+@runtime_checkable
+class Label(Protocol):
+    """(Rollouts, verifier) -> Verdicts. `needs_truth`: reads references. `votes`: may use more samples than train."""
+
+    needs_truth: ClassVar[bool]
+    votes: ClassVar[bool]
+
+    def __call__(self, rollouts: Rollouts, verifier: Any) -> Verdicts:
+        """The verdicts, scores not yet shaped."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Success is what the verifier (the task's grader, or the user's reward functions) says."""
+
+    needs_truth: ClassVar[bool] = True
+    votes: ClassVar[bool] = False
+
+    def __call__(self, rollouts: Rollouts, verifier: Any) -> Verdicts:
+        """The verifier's verdicts: a truncated response is no success."""
+        return verifier.verify(rollouts)
+
+
+@dataclass(frozen=True)
+class MajorityVote:
+    """Success is agreement with the most frequent answer of the group (TTRL, arXiv 2504.16084). Reads no reference.
+
+    Unparsed answers never vote. Ties go to the smallest string, so that row order cannot matter (the official code
+    takes the first seen). Nothing extracted: every row fails. Agreement is the task's own equality of answers.
+    """
+
+    needs_truth: ClassVar[bool] = False
+    votes: ClassVar[bool] = True
+
+    def __call__(self, rollouts: Rollouts, verifier: Any) -> Verdicts:
+        """Verdicts over all rows; `vote` holds the label of each group."""
+        answers = [verifier.extract(text) for text in rollouts.text]
+        groups = rollouts.group.tolist()
+        vote = {g: majority([a for a, h in zip(answers, groups, strict=True) if h == g]) for g in set(groups)}
+        success = [agrees(verifier, a, vote[g]) for a, g in zip(answers, groups, strict=True)]
+        return Verdicts.of(answers, success, vote)
+
+
+def majority(answers: Sequence[str | None]) -> str | None:
+    """The most frequent answer, the smallest string among ties; None where no answer was extracted."""
+    counts = Counter(a for a in answers if a)
+    if not counts:
+        return None
+    return min(counts, key=lambda a: (-counts[a], a))
+
+
+def agrees(verifier: Any, answer: str | None, label: str | None) -> bool:
+    """Whether an answer equals a label; equal strings need no grader, and nothing equals a missing label."""
+    if not answer or not label:
+        return False
+    return answer == label or verifier.grade(answer, label) is True

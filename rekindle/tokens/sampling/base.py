@@ -1,0 +1,65 @@
+"""What sampling is asked for (`Sampling`) and what a sampler promises (`Sampler`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
+
+from rekindle.errors import InputError
+from rekindle.tokens.rollouts import Example, Rollouts
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    temperature: divides the logits. top_p: smallest set of most likely tokens with at least this share, 1 keeps all.
+    top_k: number of most likely tokens kept, 0 keeps all. max_tokens: longest response. stop: strings that end a
+    response (kept at the end of its text). block: prompts decoded together; with a fixed block and thread count the
+    same key gives the same tokens bit for bit.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    block: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` on a value out of range."""
+        checks = (
+            ("temperature", 0.0 < self.temperature < float("inf"), "a finite number above 0"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (keep all) or a positive integer"),
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("stop", all(self.stop), "a tuple of non-empty strings"),
+            ("block", self.block >= 1, "at least 1"),
+        )
+        for name, good, wanted in checks:
+            if not good:
+                raise InputError(f"sampling.{name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are drawn from a truncated distribution, so that `logp_sampled` differs from `logp`."""
+        return self.top_p < 1.0 or self.top_k > 0
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Anything that turns prompts into rollouts."""
+
+    def sample(
+        self, examples: Sequence[Example], n: int, settings: Sampling, key: Int[Tensor, ""], first_group: int
+    ) -> Rollouts:
+        """`n` responses to each example, prompt by prompt.
+
+        The prompt at index i gets group first_group + i; its response j gets uid group * n + j. The same key, uids
+        and weights give the same rollouts.
+        """
+        ...

@@ -1,0 +1,124 @@
+"""Sampling in this process, from the model that is being trained: no second copy of the weights, nothing to push."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rekindle.core.random import uniforms
+from rekindle.errors import InputError
+from rekindle.tokens.heads import unwrapped
+from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
+from rekindle.tokens.sampling.base import Sampling
+from rekindle.tokens.sampling.decode import Decoder, Prompts, evaluating
+from rekindle.tokens.sampling.stops import StopWatch, suspect_tokens
+
+
+class LocalSampler:
+    """Draws responses from `model` with the weights that it has at the moment of the call.
+
+    `encode` turns an example into prompt tokens; without one the tokenizer encodes the prompt as it is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        encode: Callable[[Example], list[int]] | None = None,
+    ) -> None:
+        """Raises `InputError` on a model whose logits or whose cache the decoding loop cannot handle."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encode = encode
+        self.decoder = Decoder(model)
+        self.ends = end_tokens(model, tokenizer)
+        self._suspects: dict[tuple[str, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def sample(
+        self, examples: Sequence[Example], n: int, settings: Sampling, key: Int[Tensor, ""], first_group: int
+    ) -> Rollouts:
+        """`n` responses to each example; see `Sampler`. The train mode is restored.
+
+        Raises `InputError` where there is nothing to sample, on an empty prompt and on one that leaves no room.
+        """
+        if not examples or n < 1:
+            raise InputError(f"{len(examples)} prompts with {n} responses each: sample at least one of both")
+        prompts = [self._encoded(example, settings.max_tokens) for example in examples]
+        blocks = []
+        with evaluating(self.model):
+            for start in range(0, len(examples), settings.block):
+                part = slice(start, start + settings.block)
+                group = torch.arange(start, min(part.stop, len(examples))) + first_group
+                blocks.append(self._block(examples[part], prompts[part], group.repeat_interleave(n), settings, key))
+        return Rollouts.concat(blocks)
+
+    def _encoded(self, example: Example, max_tokens: int) -> tuple[int, ...]:
+        ids = self.encode(example) if self.encode else self.tokenizer(example.prompt).input_ids
+        if not ids:
+            raise InputError(f"the prompt of example '{example.id}' has no tokens: give it text or a BOS token")
+        config = unwrapped(self.model).config
+        limit = config.max_position_embeddings if hasattr(config, "max_position_embeddings") else None
+        if limit is not None and len(ids) + max_tokens > limit:
+            raise InputError(
+                f"the prompt of example '{example.id}' has {len(ids)} tokens, which with max_tokens={max_tokens} is "
+                f"above the model's context of {limit}: shorten or drop it, or lower sampling.max_tokens"
+            )
+        return tuple(ids)
+
+    def _block(
+        self, examples: Sequence[Example], prompts: Prompts, group: Tensor, settings: Sampling, key: Int[Tensor, ""]
+    ) -> Rollouts:
+        n, device = len(group) // len(prompts), self.decoder.parts.device
+        uid = group * n + torch.arange(n).repeat(len(prompts))
+        uniform = uniforms(key, uid, settings.max_tokens).to(device)
+        watch = self._watch(settings.stop, torch.zeros(uniform.shape, dtype=torch.int64, device=device))
+        drawn, size = self.decoder.run(prompts, settings, uniform, self._end_table(), watch).tables(len(uid))
+        text, finish = self._texts(drawn.token, size, watch)
+        return Rollouts(
+            example=[example for example in examples for _ in range(n)],
+            prompt=PromptRows(tuple(ids for ids in prompts for _ in range(n))),
+            ids=drawn.token,
+            mask=torch.arange(drawn.token.shape[1], device=device) < size[:, None],
+            logp=drawn.logp,
+            logp_sampled=drawn.logp_sampled,
+            entropy=drawn.entropy,
+            text=text,
+            finish=finish,
+            group=group.to(device),
+            uid=uid.to(device),
+        )
+
+    def _watch(self, stop: tuple[str, ...], tokens: Tensor) -> StopWatch | None:
+        if not stop:
+            return None
+        parts = self.decoder.parts
+        if stop not in self._suspects:
+            self._suspects[stop] = suspect_tokens(self.tokenizer, stop, parts.vocabulary).to(parts.device)
+        return StopWatch(self.tokenizer, stop, self._suspects[stop], tokens)
+
+    def _end_table(self) -> Tensor:
+        table = torch.zeros(self.decoder.parts.vocabulary, dtype=torch.bool, device=self.decoder.parts.device)
+        table[[token for token in self.ends if token < len(table)]] = True
+        return table
+
+    def _texts(self, ids: Tensor, size: Tensor, watch: StopWatch | None) -> tuple[list[str], list[str]]:
+        rows = [row[:length] for row, length in zip(ids.tolist(), size.tolist(), strict=True)]
+        text = list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+        finish = ["eos" if row[-1] in self.ends else "length" for row in rows]
+        for row, cut in watch.texts.items() if watch is not None else ():
+            text[row], finish[row] = cut, "stop"
+        return text, finish
+
+
+def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every end-of-sequence id that the generation config, the config or the tokenizer names, ascending."""
+    inner = unwrapped(model)
+    named = [inner.config.eos_token_id, tokenizer.eos_token_id]
+    if inner.generation_config is not None:
+        named.append(inner.generation_config.eos_token_id)
+    return tuple(sorted({i for ids in named if ids is not None for i in (ids if isinstance(ids, list) else [ids])}))

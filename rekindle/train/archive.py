@@ -1,0 +1,50 @@
+"""The rollouts of a run, a parquet file a step: what was sampled, and what the label made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rekindle.tokens.labels import Verdicts
+from rekindle.tokens.rollouts import Rollouts
+
+
+def rows_of(rollouts: Rollouts, verdicts: Verdicts) -> dict[str, list[Any]]:
+    """Column name -> one value a sample. `label` is the vote of the sample's group, None without a vote."""
+    groups = rollouts.group.tolist()
+    mask = rollouts.mask
+    return {
+        "id": [e.id for e in rollouts.example],
+        "prompt": [e.prompt for e in rollouts.example],
+        "response": list(rollouts.text),
+        "answer": list(verdicts.answer),
+        "label": [verdicts.vote.get(g) for g in groups],
+        "success": verdicts.success.tolist(),
+        "graded": verdicts.graded.tolist(),
+        "score": verdicts.score.tolist(),
+        "finish": list(rollouts.finish),
+        "group": groups,
+        "uid": rollouts.uid.tolist(),
+        "tokens": mask.sum(dim=1).tolist(),
+        "logp": rollouts.logp.where(mask, 0.0).sum(dim=1).tolist(),
+        "entropy": (rollouts.entropy.where(mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).tolist(),
+    }
+
+
+def write_rollouts(folder: Path, step: int, seen: list[tuple[Rollouts, Verdicts]]) -> Path:
+    """Write `folder/step-NNNNNN.parquet`; the file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, list[Any]] = {}
+    for rollouts, verdicts in seen:
+        for name, values in rows_of(rollouts, verdicts).items():
+            columns.setdefault(name, []).extend(values)
+    place = folder / f"step-{step:06d}.parquet"
+    partial = place.with_suffix(".partial")
+    text = ("id", "prompt", "response", "answer", "label", "finish")
+    table = pa.table({n: pa.array(v, pa.string()) if n in text else pa.array(v) for n, v in columns.items()})
+    pq.write_table(table, partial)
+    partial.rename(place)
+    return place

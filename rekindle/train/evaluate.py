@@ -1,0 +1,102 @@
+"""Evaluation: many samples a prompt at temperature 1, top-p 1, and what they show with standard errors over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rekindle.core.random import pack_key
+from rekindle.errors import InputError
+from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.sampling.base import Sampler, Sampling
+from rekindle.tokens.verify import Verifier
+from rekindle.train.estimators import maj_at_k, pass_at_k, standard_error
+
+EVAL_SALT = 1 << 20
+"""Added to the seed of evaluation keys, so that no evaluation replays a training step's uniforms."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metric -> mean over prompts, and metric -> standard error over prompts. `prompts` and `samples` say how many."""
+
+    mean: Mapping[str, float]
+    error: Mapping[str, float]
+    prompts: int
+    samples: int
+
+
+def evaluate(
+    sampler: Sampler,
+    verifier: Verifier,
+    examples: Sequence[Example],
+    settings: Sampling,
+    *,
+    samples: int,
+    ks: Sequence[int],
+    seed: int,
+) -> Evaluation:
+    """Sample each labelled example `samples` times and measure.
+
+    pass@k, maj@k (k in `ks`), avg@n, entropy (nats a token), length, distinct (right valid derivations a prompt),
+    invalid_right (share of right answers whose derivation is not valid), ways/NAME (share of each way of working).
+    InputError where no example has a reference, or a k exceeds `samples`.
+    """
+    if max(ks, default=1) > samples:
+        raise InputError(f"pass@{max(ks)} needs {max(ks)} samples a prompt, not {samples}: take more or a smaller k")
+    labelled = [e for e in examples if e.answer is not None]
+    if not labelled:
+        raise InputError("nothing to evaluate: no example has an answer: add an 'answer' column to the data")
+    key = pack_key(seed + EVAL_SALT, 0, 0)
+    table: dict[str, list[float]] = {}
+    for start in range(0, len(labelled), settings.block):
+        some = labelled[start : start + settings.block]
+        rollouts = sampler.sample(some, samples, settings, key, first_group=start)
+        for i in range(len(some)):
+            rows = np.arange(i * samples, (i + 1) * samples)
+            for name, value in measure(_rows(rollouts, rows), verifier, ks).items():
+                table.setdefault(name, []).append(value)
+    return Evaluation(
+        mean={name: float(np.nanmean(values)) if not np.isnan(values).all() else 0.0 for name, values in table.items()},
+        error={name: standard_error([v for v in values if not np.isnan(v)]) for name, values in table.items()},
+        prompts=len(labelled),
+        samples=samples,
+    )
+
+
+def _rows(rollouts: Rollouts, rows: np.ndarray) -> Rollouts:
+    import torch
+
+    return rollouts.take(torch.from_numpy(rows))
+
+
+def measure(group: Rollouts, verifier: Verifier, ks: Sequence[int]) -> dict[str, float]:
+    """The metrics of the samples of one prompt; NaN where a metric does not exist (no right answer, for one)."""
+    n = len(group)
+    answers = [verifier.extract(text) for text in group.text]
+    ended = [finish != "length" for finish in group.finish]
+    right = [bool(verifier.grade(a, e.answer)) and end for a, e, end in zip(answers, group.example, ended, strict=True)]
+    out = {f"pass@{k}": pass_at_k(n, sum(right), k) for k in ks}
+    out |= {f"maj@{k}": maj_at_k(answers, right, k) for k in ks if k > 1}
+    out[f"avg@{n}"] = sum(right) / n
+    out["entropy"] = float(group.entropy[group.mask].double().mean())
+    out["length"] = float(group.mask.sum(dim=1).double().mean())
+    out["truncated"] = 1.0 - sum(ended) / n
+    return out | derivation_metrics(group, right, verifier)
+
+
+def derivation_metrics(group: Rollouts, right: Sequence[bool], verifier: Verifier) -> dict[str, float]:
+    """distinct, invalid_right and the share of each way of working."""
+    task = verifier.task
+    pairs = zip(group.example, group.text, strict=True)
+    found = [task.derivation(example, text) for example, text in pairs]
+    good = [d for d, r in zip(found, right, strict=True) if d is not None and r]
+    if not any(d is not None for d in found):
+        return {}
+    out = {
+        "distinct": float(len({d.key for d in good if d.valid})),
+        "invalid_right": sum(not d.valid for d in good) / len(good) if good else float("nan"),
+    }
+    return out | {f"ways/{way}": sum(d is not None and d.way == way for d in found) / len(found) for way in task.ways}

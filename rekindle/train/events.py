@@ -1,0 +1,158 @@
+"""events.jsonl, the single record of a run: one JSON object a line, append-only, readable while the run goes on.
+
+Everything that holds a time stands in the object `time` of its record, so that two runs of one seed are equal once
+`time` is dropped. A resumed run appends a `resume` event that names its step; readers drop what came after that step
+before, and keep the last record of a (step, kind).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rekindle.errors import InputError
+
+RESERVED = ("kind", "step", "time", "nonfinite")
+RESUME = "resume"
+
+
+class EventLog:
+    """Appends records to the file at `path`; each line is flushed, so that a killed run loses at most the last one.
+
+    A torn last line, left by a kill, is cut off when the file is opened again.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _mend(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(
+        self, kind: str, step: int, values: Mapping[str, Any], *, time: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Append one record and return it. time: whatever depends on the clock (seconds, tokens a second).
+
+        A value that is not finite is written as null and named in `nonfinite`. Raises ValueError for a reserved name,
+        TypeError for a value that JSON cannot hold.
+        """
+        taken = [name for name in RESERVED if name in values]
+        if taken:
+            raise ValueError(f"the names {', '.join(RESERVED)} of a record are taken: rename the value '{taken[0]}'")
+        nonfinite: list[str] = []
+        record = {"kind": kind, "step": step, **_finite(values, "", nonfinite)}
+        if nonfinite:
+            record["nonfinite"] = nonfinite
+        record["time"] = _finite({"unix": _now(), **(time or {})}, "", [])
+        self._file.write(json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+        return record
+
+    def resume(self, step: int) -> dict[str, Any]:
+        """Append the event that the run goes on from the checkpoint of `step`: later records so far are void."""
+        return self.write(RESUME, step, {})
+
+    def sync(self) -> None:
+        """Force what was written to the disk: before a checkpoint counts as done, and at the end."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        self._file.close()
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+
+def _finite(value: Any, path: str, nonfinite: list[str]) -> Any:
+    """A copy that JSON can hold; the paths of values that are not finite are appended to `nonfinite`."""
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v, f"{path}.{k}" if path else str(k), nonfinite) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v, f"{path}.{i}", nonfinite) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite.append(path)
+        return None
+    return value
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line without its end. A whole record that only lacks the newline is kept."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole == len(data):
+        return
+    with path.open("r+b") as file:
+        if _is_record(data[whole:]):
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        else:
+            file.truncate(whole)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def read_events(path: str | Path) -> list[dict[str, Any]]:
+    """The valid records of a run, in order: the last of each (step, kind), nothing that a resume made void.
+
+    A torn last line is left out (the run was killed, or is writing). Raises InputError naming the line for any other
+    line that is no record, and for a file that is not there.
+    """
+    kept: dict[tuple[int, str], dict[str, Any]] = {}
+    for record in raw_events(path):
+        place = (record["step"], record["kind"])
+        if record["kind"] == RESUME:
+            kept = {key: old for key, old in kept.items() if key[0] <= record["step"]}
+        kept.pop(place, None)
+        kept[place] = record
+    return list(kept.values())
+
+
+def raw_events(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Every record of the file as written, voided ones included."""
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(
+            f"cannot read the events of a run at '{path}': {error.strerror}; give a run folder's file"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        last = number == len(lines)
+        if last and (not line or not _is_record(line)):
+            return
+        if not _is_record(line):
+            raise InputError(
+                f"{path} line {number} is no event: the file was edited or damaged; restore or delete the line"
+            )
+        record = json.loads(line)
+        if not {"kind", "step"} <= record.keys():
+            raise InputError(f"{path} line {number} lacks 'kind' or 'step': restore or delete the line")
+        yield record
+
+
+def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records without `time`: what two runs of one seed have in common."""
+    return [{name: value for name, value in record.items() if name != "time"} for record in records]

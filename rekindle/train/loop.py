@@ -1,0 +1,119 @@
+"""The loop: resolve schedules, take a step, log it, evaluate and checkpoint now and then. It knows no method."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rekindle.core.schedules import resolve
+from rekindle.core.types import mean_metrics
+from rekindle.train.archive import write_rollouts
+from rekindle.train.checkpoint import publish, save_checkpoint, save_model
+from rekindle.train.evaluate import evaluate
+from rekindle.train.events import EventLog
+from rekindle.train.run import Run, evaluated_split, sampling_of
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of a run folder."""
+
+    root: Path
+
+    @property
+    def events(self) -> Path:
+        """The single record of the run."""
+        return self.root / "events.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """What was sampled, a file a step."""
+        return self.root / "rollouts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.root / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        """The trained model."""
+        return self.root / "final"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "run.toml"
+
+
+def train(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> None:
+    """Take the steps that are left. Every record goes to `log` and to `heard` (the live view)."""
+    steps = run.resolved.config.steps
+    base = run.record
+    while run.step_index < steps:
+        began = time.perf_counter()
+        run.observed, run.seconds, run.last_rollouts = {}, {}, []
+        run.record = resolve(base, run.step_index / max(1, steps - 1))
+        metrics = run.record.step(run)
+        values = {**mean_metrics(run.observed), **mean_metrics(metrics)}
+        run.step_index += 1
+        seconds = time.perf_counter() - began
+        heard(log.write("step", run.step_index, values, time=timing(run, seconds)))
+        if run.last_rollouts:
+            heard(shown_sample(run))
+        after_step(run, folder, log, heard)
+    run.record = base
+
+
+def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> None:
+    """Evaluate and checkpoint where this step asks for it; the last step always leaves the final model."""
+    config = run.resolved.config
+    if config.evaluate.every and run.step_index % config.evaluate.every == 0:
+        heard(log.write("eval", run.step_index, quick_evaluation(run)))
+    if folder is None:
+        return
+    if config.checkpoint.rollouts and run.step_index % config.checkpoint.rollouts == 0:
+        write_rollouts(folder.rollouts, run.step_index, run.last_rollouts)
+    if config.checkpoint.every and run.step_index % config.checkpoint.every == 0:
+        log.sync()
+        save_checkpoint(run, folder.checkpoints, config.checkpoint.keep)
+    if run.step_index == config.steps:
+        partial = folder.root / ".final.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        save_model(run, partial)
+        publish(partial, folder.final)
+
+
+def quick_evaluation(run: Run) -> dict[str, float]:
+    """Held-out metrics with the run's sampling settings; the training split where the task has no other."""
+    config = run.resolved.config
+    examples = run.task.split(evaluated_split(run.task))[: config.evaluate.prompts]
+    n = config.evaluate.samples
+    ks = [k for k in (1, 4, 16) if k <= n]
+    found = evaluate(run.sampler, run.verifier, examples, sampling_of(run.resolved), samples=n, ks=ks, seed=config.seed)
+    return dict(found.mean)
+
+
+def shown_sample(run: Run) -> dict[str, Any]:
+    """One response of the step for the live view, another row each step. No event: `rollouts/` holds all."""
+    rollouts, verdicts = run.last_rollouts[0]
+    row = run.step_index % len(rollouts)
+    return {
+        "kind": "sample",
+        "step": run.step_index,
+        "prompt": rollouts.example[row].prompt,
+        "response": rollouts.text[row],
+        "success": bool(verdicts.success[row]),
+    }
+
+
+def timing(run: Run, seconds: float) -> dict[str, float]:
+    """What a step took: seconds by part, and sampled tokens a second."""
+    tokens = sum(int(rollouts.mask.sum()) for rollouts, _ in run.last_rollouts)
+    return {"seconds": seconds, **run.seconds, "tokens_per_s": tokens / max(run.seconds.get("sample", 0.0), 1e-9)}

@@ -1,0 +1,108 @@
+"""What a step's rollouts show: entropy, dead groups, ways of working, and the truth meter of label-free runs.
+
+The truth meter compares votes with references that never touch the reward: is the majority right, and how often does
+the reward agree with the truth. Metrics are (sum, count) pairs; formulas as in TTRL (arXiv 2504.16084).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rekindle.core.groups import group_constant
+from rekindle.core.types import Metrics, add_metrics
+from rekindle.tokens.labels import Label, Verdicts
+from rekindle.tokens.rollouts import Rollouts
+from rekindle.tokens.verify import Verifier
+
+
+def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label, verifier: Verifier) -> Metrics:
+    """Metrics of all N samples a prompt (votes), and of the `trained` rows among them."""
+    rows = len(rollouts)
+    mask = rollouts.mask
+    truth = verifier.truths(verdicts.answer, rollouts)
+    known = ~truth.isnan()
+    metrics: Metrics = {
+        "entropy": (rollouts.entropy[mask].sum().item(), mask.sum().item()),
+        "length": (mask.sum().item(), rows),
+        "truncated": (sum(f == "length" for f in rollouts.finish), rows),
+        "no_answer": (sum(a is None for a in verdicts.answer), rows),
+        "success": (verdicts.success.sum().item(), rows),
+        "score": (verdicts.score.sum().item(), rows),
+        "truth/pass@1": (truth[known].sum().item(), known.sum().item()),
+    }
+    metrics |= entropy_by_success(rollouts.entropy, mask, verdicts.success)
+    metrics |= group_metrics(rollouts.take(trained), verdicts.take(trained))
+    metrics |= way_metrics(rollouts.take(trained), verifier)
+    if label.votes:
+        metrics |= vote_metrics(rollouts, verdicts, truth, verifier)
+    return metrics
+
+
+def group_metrics(rollouts: Rollouts, verdicts: Verdicts) -> Metrics:
+    """Shares of the graded groups: score equal throughout (dead: no signal), all right, all wrong."""
+    constant = group_constant(verdicts.score, rollouts.group, verdicts.graded)
+    metrics: Metrics = {}
+    for group in rollouts.group.unique():
+        rows = (rollouts.group == group) & verdicts.graded
+        if not rows.any():
+            continue
+        right = verdicts.success[rows]
+        one = {
+            "groups/dead": (float(constant[rows].all()), 1.0),
+            "groups/all_right": (float(right.all()), 1.0),
+            "groups/all_wrong": (float((~right).all()), 1.0),
+        }
+        metrics = add_metrics(metrics, one)
+    return metrics
+
+
+def way_metrics(rollouts: Rollouts, verifier: Verifier) -> Metrics:
+    """Share of each known way of working among the rows, and valid derivations; empty where the task knows none."""
+    if not verifier.task.ways:
+        return {}
+    pairs = zip(rollouts.example, rollouts.text, strict=True)
+    found = [verifier.task.derivation(example, text) for example, text in pairs]
+    count = Counter(d.way for d in found if d is not None)
+    metrics: Metrics = {f"ways/{way}": (count[way], len(found)) for way in verifier.task.ways}
+    metrics["derivation/valid"] = (sum(d.valid for d in found if d is not None), len(found))
+    return metrics
+
+
+def vote_metrics(rollouts: Rollouts, verdicts: Verdicts, truth: Tensor, verifier: Verifier) -> Metrics:
+    """Majority share and vote entropy (nats) of each prompt; label and reward accuracy where the truth is known."""
+    metrics: Metrics = {}
+    for group in rollouts.group.unique():
+        rows = (rollouts.group == group).nonzero()[:, 0].tolist()
+        answers = [verdicts.answer[i] for i in rows]
+        label = verdicts.vote.get(int(group))
+        one: Metrics = {
+            "vote/majority_share": (sum(a == label for a in answers if a) / len(rows), 1.0),
+            "vote/entropy": (vote_entropy(answers), 1.0),
+        }
+        right = verifier.grade(label, rollouts.example[rows[0]].answer)
+        if right is not None:
+            agree = (verdicts.success[rows].double() == truth[rows]).double()
+            one["truth/label_accuracy"] = (float(right), 1.0)
+            one["truth/reward_accuracy"] = (agree.sum().item(), len(rows))
+        metrics = add_metrics(metrics, one)
+    return metrics
+
+
+def vote_entropy(answers: Sequence[str | None]) -> float:
+    """-sum q log q over the parsed answers, in nats; 0 where none parsed."""
+    counts = Counter(a for a in answers if a)
+    total = sum(counts.values())
+    return 0.0 - math.fsum(c / total * math.log(c / total) for c in counts.values())
+
+
+def entropy_by_success(entropy: Tensor, mask: Tensor, success: Tensor) -> Metrics:
+    """Token-mean entropy of right and of wrong rows: collapse shows there first."""
+    out: Metrics = {}
+    for name, rows in (("entropy/right", success), ("entropy/wrong", ~success)):
+        inside = mask & rows[:, None]
+        out[name] = (entropy[inside].sum().item(), inside.sum().item())
+    return out

@@ -1,0 +1,34 @@
+"""Where a batch goes whose loss was not finite: plain safetensors in the run folder, to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rekindle.core.types import Batch, Now
+
+
+def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: Now) -> str:
+    """Write every tensor of the batch and what the policy said; returns where. Without a folder nothing is kept."""
+    if folder is None:
+        return "no run folder (none was asked for)"
+    path = folder / f"bad-batch-step-{step:06d}-update-{index}.safetensors"
+    tensors: dict[str, Tensor] = {
+        "action": batch.action,
+        "mask": batch.mask,
+        "uid": batch.uid,
+        "group": batch.group,
+        "success": batch.success,
+        "graded": batch.graded,
+        "score": batch.score,
+        "now.logp": now.logp,
+        "now.entropy": now.entropy,
+        **{f"extra.{name}": value for name, value in batch.extra.items() if isinstance(value, Tensor)},
+    }
+    save_file(
+        {name: torch.clone(value, memory_format=torch.contiguous_format) for name, value in tensors.items()}, path
+    )
+    return str(path)

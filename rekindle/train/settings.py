@@ -1,0 +1,121 @@
+"""The options of a run that belong to no method: what is trained, how it samples, evaluates, checkpoints and tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import field, fields, is_dataclass
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from rekindle.train import options
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+Whole = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Rollout:
+    """How a step samples: `prompts` x `group` responses are trained on; `votes` responses a prompt decide the label.
+
+    votes: None = as many as `group`. equal_samples: draw `votes` responses even where the method does not vote, so that
+    methods are compared at equal sampling. top_k 0 and top_p 1: the full distribution. block: rows decoded together.
+    """
+
+    prompts: Whole = 8
+    group: Whole = 32
+    votes: Whole | None = None
+    equal_samples: bool = False
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Count = 0
+    max_tokens: Whole = 96
+    stop: tuple[str, ...] = ()
+    block: Whole = 8
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Evaluate:
+    """Evaluation while training: `every` so many steps (0: never), `samples` responses to each of `prompts` prompts.
+
+    baseline: a label-free run with known answers first measures its frozen start model, the line to beat.
+    """
+
+    every: Count = 0
+    prompts: Whole = 64
+    samples: Whole = 32
+    baseline: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Checkpoint:
+    """A checkpoint `every` so many steps (0: only the final model); the last `keep` stay.
+
+    rollouts: keep the samples of every so many steps in `rollouts/` (0: none).
+    """
+
+    every: Count = 20
+    keep: Whole = 2
+    rollouts: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Track:
+    """Where events go besides events.jsonl: "tensorboard", "trackio", "wandb"."""
+
+    sinks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunConfig:
+    """All of a run but its method's record. embed: what novelty compares, "ngrams" or the start model's states."""
+
+    method: str
+    model: str = "embedded"
+    task: str | None = "reduce"
+    data: str | None = None
+    reward: tuple[str, ...] = ()
+    steps: Whole = 100
+    seed: Count = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    out: str | None = None
+    embed: Literal["ngrams", "policy"] = "ngrams"
+    rollout: Rollout = field(default_factory=Rollout)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    track: Track = field(default_factory=Track)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted path -> value, without the names of the sections."""
+        sections = {f.name for f in fields(self) if is_dataclass(getattr(self, f.name))}
+        return {path: value for path, value in options.flatten(self).items() if path not in sections}
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """An advantage that says whether it compares the responses of a group."""
+
+    needs_group: bool
+
+
+@runtime_checkable
+class Voting(Protocol):
+    """A label that says whether it votes."""
+
+    votes: bool
+
+
+def parts(node: Any) -> Iterator[Any]:
+    """All parts of a record, outermost first."""
+    yield node
+    for _, child in options.children(node):
+        yield from parts(child)
+
+
+def samples_per_prompt(record: Any, rollout: Rollout) -> int:
+    """Responses drawn a prompt: `votes` where a part of the method votes (or sampling is to be equal), else `group`."""
+    voting = any(isinstance(part, Voting) and part.votes is True for part in parts(record))
+    return rollout.votes if rollout.votes is not None and (voting or rollout.equal_samples) else rollout.group

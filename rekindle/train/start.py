@@ -1,0 +1,113 @@
+"""From what the user said to a finished run folder: resolve, refuse what cannot work, train or resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rekindle.errors import InputError
+from rekindle.tokens.tasks import load_task
+from rekindle.tokens.tasks.base import Task
+from rekindle.tokens.tasks.files import load_files
+from rekindle.train import runfile
+from rekindle.train.baseline import write_baseline
+from rekindle.train.card import write_model_card
+from rekindle.train.checkpoint import checkpoints, load_checkpoint
+from rekindle.train.config import Resolved, early, resolve
+from rekindle.train.events import EventLog
+from rekindle.train.find import find_method, make_method
+from rekindle.train.loop import Folder, Listener, train
+from rekindle.train.plan import refuse_changes
+from rekindle.train.run import make_run
+from rekindle.train.sinks import open_sinks
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run as the user asked for it. flags: option -> value of the command line's flags; toml: a parsed run.toml."""
+
+    method: str
+    flags: Mapping[str, Any]
+    sets: Sequence[str] = ()
+    toml: Mapping[str, Any] | None = None
+
+
+def prepare(asked: Asked) -> tuple[Resolved, Task]:
+    """The resolved run and its task; InputError, one sentence, for anything that cannot work."""
+    found = find_method(asked.method)
+    record = make_method(found)
+    data = early("data", asked.toml, asked.sets, asked.flags)
+    name = early("task", asked.toml, asked.sets, asked.flags)
+    task: Task = load_files(str(data)) if data is not None else load_task(str(name or "reduce"))
+    resolved = resolve(
+        found.name,
+        record,
+        essence=found.essence,
+        profile=task.profile,
+        toml=asked.toml,
+        sets=asked.sets,
+        flags=asked.flags,
+    )
+    return resolved, task
+
+
+def run_folder(resolved: Resolved) -> Folder:
+    """Where the run goes: --out, or runs/METHOD-TASK-seedN."""
+    config = resolved.config
+    method = Path(config.method.rpartition(":")[0]).stem if ":" in config.method else config.method
+    source = config.task if config.task is not None else Path(str(config.data)).stem
+    return Folder(Path(config.out or f"runs/{method}-{source}-seed{config.seed}"))
+
+
+def claim(folder: Folder, resolved: Resolved, resume: bool) -> Path | None:
+    """The checkpoint to go on from, None to start at the beginning. Writes nothing; refuses a folder of another run."""
+    if folder.root.exists() and not folder.root.is_dir():
+        raise InputError(f"{folder.root} is a file: give an --out that is a new or empty folder")
+    if not folder.config.exists():
+        if folder.root.exists() and any(folder.root.iterdir()):
+            raise InputError(f"the folder {folder.root} holds other files: give an --out that is new or empty")
+        return None
+    if not resume:
+        raise InputError(f"the folder {folder.root} holds a run: add --resume to go on with it, or give another --out")
+    saved = runfile.from_toml(folder.config.read_text(encoding="utf-8"), str(folder.config))
+    refuse_changes(saved.options, resolved.options)
+    there = checkpoints(folder.checkpoints)
+    return there[-1] if there else None
+
+
+def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> Folder:
+    """Train to the end and return the run folder. `heard` gets every record of the run as it is written."""
+    folder = run_folder(resolved)
+    start = claim(folder, resolved, resume)
+    if resume and folder.final.exists():
+        heard({"kind": "note", "step": resolved.config.steps, "text": f"{folder.root} is finished: nothing to do"})
+        return folder
+    run = make_run(resolved, task, folder.root)
+    sinks = open_sinks(resolved.config.track.sinks, folder.root, folder.root.name)
+    if not folder.config.exists():
+        folder.root.mkdir(parents=True, exist_ok=True)
+        folder.config.write_text(runfile.to_toml(resolved), encoding="utf-8")
+
+    def tell(record: dict[str, Any]) -> None:
+        heard(record)
+        for sink in sinks:
+            sink.write(record)
+
+    with EventLog(folder.events) as log:
+        if start is not None:
+            load_checkpoint(run, start)
+            tell(log.resume(run.step_index))
+        else:
+            if resume:
+                tell({"kind": "note", "step": 0, "text": f"no checkpoint in {folder.root} yet: starting afresh"})
+                log.resume(0)
+            tell(log.write("start", 0, {"method": resolved.config.method, "versions": dict(runfile.versions())}))
+            write_baseline(run, log, tell)
+        train(run, folder, log, tell)
+        write_model_card(run, folder.final)
+        tell(log.write("end", run.step_index, {}))
+    for sink in sinks:
+        sink.close()
+    return folder

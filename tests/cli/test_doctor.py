@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rekindle.cli import doctor
+from rekindle.cli.main import app
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def out(*args: str) -> str:
+    result = CliRunner().invoke(app, ["doctor", *args], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *hidden: str) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in hidden else real(name))
+
+
+def test_the_report_says_what_is_true_here() -> None:
+    found = json.loads(out("--json"))
+    assert found.keys() == {"versions", "engines", "devices", "extras", "models"}
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["engines"]["local"]["usable"] is True
+    assert found["devices"]["cpu"]["usable"] is True
+    assert found["devices"]["cuda"]["usable"] == torch.cuda.is_available()
+    assert found["extras"]["vllm"]["usable"] == (importlib.util.find_spec("vllm") is not None)
+
+
+def test_what_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "math_verify", "vllm", "wandb")
+    found = doctor.report()
+    assert found["extras"]["math"] == {
+        "usable": False,
+        "versions": {},
+        "missing": ["math_verify"],
+        "remedy": "pip install 'rekindle[math]'",
+    }
+    assert "wandb" in found["extras"]["track"]["missing"]
+    assert found["engines"]["vllm"]["usable"] is False
+    lines = out().splitlines()
+    assert any(
+        re.search(r"extra +math +no +missing math_verify: pip install 'rekindle\[math\]'", line) for line in lines
+    )
+    assert any(re.search(r"engine +local +yes +torch", line) for line in lines)
+
+
+def test_without_torch_the_report_still_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "torch")
+    found = doctor.report()
+    assert found["devices"]["cpu"]["usable"] is False
+    assert found["engines"]["local"]["missing"] == ["torch"]
+
+
+def test_lines_are_stable_in_a_pipe() -> None:
+    first, second = out(), out()
+    assert first == second
+    assert "\x1b" not in first
+    assert max(map(len, first.splitlines())) <= 120
+
+
+def test_every_extra_of_the_package_is_examined() -> None:
+    declared: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = declared["optional-dependencies"]
+    assert set(doctor.EXTRAS) == set(extras) - {"docs"}
+    for extra, modules in doctor.EXTRAS.items():
+        packages = {re.split(r"[\[>=<]", text)[0].replace("-", "_") for text in extras[extra]}
+        assert set(modules) <= packages
+    core = {re.split(r"[\[>=<]", text)[0].replace("-", "_") for text in declared["dependencies"]}
+    assert set(doctor.CORE) == core
+
+
+def test_the_embedded_models_are_found_with_their_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "assets" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"x" * 100)
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "cli" / "doctor.py"))
+    assert doctor.models() == [{"name": "tiny", "bytes": 102}]

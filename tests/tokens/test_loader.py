@@ -1,0 +1,207 @@
+"""Model folders: what loads, how prompts become ids, and the sentence that each unusable folder gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rekindle.errors import InputError
+from rekindle.tokens.loader import context_length, eos_ids, load_model, resolve_device
+from rekindle.tokens.rollouts import Example
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }};{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def byte_tokenizer(template: str | None = None, eos: str | None = "</s>") -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(["what is one plus one?", "user system assistant"] * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos)
+    fast.chat_template = template
+    return fast
+
+
+def tiny_llama(vocabulary: int = 280, **more: object) -> LlamaForCausalLM:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = {"max_position_embeddings": 64, **more}
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **sizes, **{**tokens, **more}))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    tiny_llama().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def edit(folder: Path, name: str = "config.json", **values: object) -> None:
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refusal(spec: object, **more: object) -> str:
+    with pytest.raises(InputError) as caught:
+        load_model(str(spec), **more)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.__cause__ is None
+    return message
+
+
+def test_a_local_folder_loads_quietly_and_leaves_the_random_state(
+    saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    loaded = load_model(str(saved), device="cpu", dtype="bf16")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert capfd.readouterr() == ("", "")
+    assert loaded.model.dtype == torch.bfloat16
+    assert not loaded.model.training
+    assert loaded.eos == (1,)
+    assert context_length(loaded.model) == 64
+    again = load_model(str(saved))
+    assert again.model.dtype == torch.float32
+    text = loaded.tokenizer.decode(loaded.encode(Example("a", "what is \u00e9?")))
+    assert text == "what is \u00e9?"
+
+
+def test_prompts_without_template_are_the_plain_ids(saved: Path) -> None:
+    loaded = load_model(str(saved), system_prompt="unused without a template")
+    assert loaded.encode(Example("a", "one")) == loaded.tokenizer("one").input_ids
+    with pytest.raises(InputError, match=r"'a' is a list of messages, but the tokenizer has no chat template"):
+        loaded.encode(Example("a", "q", None, {"messages": [{"role": "user", "content": "q"}]}))
+
+
+def test_prompts_go_through_the_chat_template(folder: Path) -> None:
+    byte_tokenizer(TEMPLATE).save_pretrained(folder)
+    loaded = load_model(str(folder), system_prompt="be brief")
+
+    def shown(example: Example, encode: Callable[[Example], list[int]] = loaded.encode) -> str:
+        return loaded.tokenizer.decode(encode(example))
+
+    assert shown(Example("a", "one?")) == "[system]be brief;[user]one?;[assistant]"
+    own = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    assert shown(Example("a", "q", None, {"messages": own})) == "[system]s;[user]q;[assistant]"
+    assert shown(Example("a", "q", None, {"messages": own[1:]})) == "[system]be brief;[user]q;[assistant]"
+    assert shown(Example("a", "one?"), load_model(str(folder)).encode) == "[user]one?;[assistant]"
+    assert shown(Example("a", "1+1"), load_model(str(folder), task_name="reduce").encode) == "1+1"
+
+
+def test_a_template_that_refuses_and_a_prompt_without_tokens_are_named(folder: Path) -> None:
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    byte_tokenizer(refusing).save_pretrained(folder)
+    with pytest.raises(InputError, match=r"prompt 'a': the chat template refuses it \(no system role\)"):
+        load_model(str(folder), system_prompt="s").encode(Example("a", "q"))
+    with pytest.raises(InputError, match="prompt 'a': the tokenizer makes no tokens of it"):
+        load_model(str(folder)).encode(Example("a", "q"))
+
+
+def test_all_end_ids_are_collected(folder: Path) -> None:
+    edit(folder, "generation_config.json", eos_token_id=[5, 3])
+    edit(folder, eos_token_id=7)
+    loaded = load_model(str(folder))
+    assert loaded.eos == eos_ids(loaded.model, loaded.tokenizer) == (1, 3, 5, 7)
+
+
+def test_the_context_length_of_another_architecture() -> None:
+    config = GPT2Config(vocab_size=9, n_positions=11, n_embd=8, n_layer=1, n_head=1)
+    assert context_length(GPT2LMHeadModel(config)) == 11
+
+
+def test_missing_parts_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    assert "no such folder" in refusal("./nowhere")
+    assert "no such folder" in refusal(tmp_path / "nowhere" / "model")
+    assert "a file, not a folder" in refusal(folder / "config.json")
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in refusal(tmp_path / "empty")
+    weights = folder / "model.safetensors"
+    weights.rename(folder / "hidden")
+    assert "no weights in the folder" in refusal(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    assert "only pickled weights (pytorch_model.bin)" in refusal(folder)
+    weights.write_bytes(b"garbage")
+    assert "cannot be loaded" in refusal(folder)
+    (folder / "tokenizer.json").unlink()
+    assert "no tokenizer in the folder" in refusal(folder)
+
+
+def test_no_end_of_text_token(saved: Path, tmp_path: Path) -> None:
+    model = tiny_llama(eos_token_id=None)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(tmp_path / "m")
+    byte_tokenizer(eos=None).save_pretrained(tmp_path / "m")
+    assert "no end-of-text token: set 'eos_token'" in refusal(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["attention_dropout", "resid_pdrop", "layerdrop"])
+def test_dropout_is_refused_by_its_key(folder: Path, name: str) -> None:
+    edit(folder, **{name: 0.1})
+    assert f"config.json has {name} = 0.1" in refusal(folder)
+    edit(folder, **{name: 0.0})
+    assert load_model(str(folder)).eos == (1,)
+
+
+def test_dropout_inside_a_part_of_the_configuration_is_found(folder: Path) -> None:
+    edit(folder, part={"dropout": 0.2})
+    assert "config.json has part.dropout = 0.2" in refusal(folder)
+
+
+def test_weights_that_do_not_fit_the_configuration(folder: Path) -> None:
+    edit(folder, num_hidden_layers=3)
+    assert "the weights lack" in refusal(folder)
+    edit(folder, num_hidden_layers=2, hidden_size=64)
+    assert "cannot be loaded" in refusal(folder)
+    (folder / "config.json").write_text("{")
+    assert "cannot be loaded" in refusal(folder)
+
+
+def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
+    tiny_llama(vocabulary=100).save_pretrained(tmp_path / "m")
+    byte_tokenizer().save_pretrained(tmp_path / "m")
+    assert "more tokens (" in refusal(tmp_path / "m")
+
+
+def test_code_in_a_folder_is_not_run(folder: Path) -> None:
+    (folder / "evil.py").write_text("open('ran', 'w')\n")
+    edit(folder, model_type="unheard_of", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
+    assert "cannot be loaded" in refusal(folder)
+    assert not Path("ran").exists()
+
+
+def test_unknown_dtype_and_device(saved: Path) -> None:
+    assert "unknown dtype 'float31': did you mean" in refusal(saved, dtype="float31")
+    assert "unknown device 'gpu'" in refusal(saved, device="gpu")
+    assert "unknown device 'meta'" in refusal(saved, device="meta")
+    assert "device 'cuda:99' is not there" in refusal(saved, device="cuda:99")
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in ("cpu", "cuda")
+
+
+def test_a_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert "is no folder here and, as a hub id, cannot be loaded" in refusal("nobody/nothing-at-all")

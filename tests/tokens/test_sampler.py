@@ -1,0 +1,393 @@
+"""The local sampler: exact frequencies, agreement with the policy, tokens by (key, uid, position) alone."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from rekindle.core.random import pack_key, uniforms
+from rekindle.core.types import Batch
+from rekindle.errors import InputError
+from rekindle.tokens.policy import LMPolicy
+from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.sampling import decode
+from rekindle.tokens.sampling.base import Sampling
+from rekindle.tokens.sampling.cache import GrowingLayer
+from rekindle.tokens.sampling.draw import draw, kept
+from rekindle.tokens.sampling.local import LocalSampler, end_tokens
+from rekindle.tokens.sampling.stops import suspect_tokens
+from tests.tiny_models import BUILDERS, EOS, build, tokenizer
+
+KEY = pack_key(5, 0, 0)
+EXAMPLES = [Example(f"x{i}", text) for i, text in enumerate(["abcde", "f", "kkk", "ba", "abcdefghij"])]
+
+
+def sampler(name: str = "qwen3", dtype: torch.dtype = torch.float32, seed: int = 0) -> LocalSampler:
+    return LocalSampler(build(name, dtype, seed=seed), tokenizer())
+
+
+def as_batch(rolls: Rollouts) -> Batch:
+    flat = torch.ones(len(rolls), dtype=torch.bool)
+    return Batch(
+        action=rolls.ids,
+        mask=rolls.mask,
+        uid=rolls.uid,
+        group=rolls.group,
+        success=flat,
+        graded=flat,
+        score=flat.float(),
+        prompt=rolls.prompt,
+        key=KEY,
+    )
+
+
+def same(a: Rollouts, b: Rollouts, tolerance: float = 0.0) -> None:
+    assert torch.equal(a.ids, b.ids) and torch.equal(a.mask, b.mask)
+    assert torch.equal(a.uid, b.uid) and torch.equal(a.group, b.group)
+    assert list(a.text) == list(b.text) and list(a.finish) == list(b.finish)
+    for name in ("logp", "logp_sampled", "entropy"):
+        assert torch.allclose(getattr(a, name), getattr(b, name), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_agrees_with_the_policy(name, temperature=0.8):
+    source = sampler(name)
+    rolls = source.sample(EXAMPLES, 6, Sampling(temperature=temperature, max_tokens=16, block=3), KEY, 0)
+    now = LMPolicy(source.model, temperature=temperature)(as_batch(rolls))
+    assert torch.allclose(now.logp, rolls.logp, atol=1e-4, rtol=0)
+    assert torch.allclose(now.entropy, rolls.entropy, atol=1e-4, rtol=0)
+    assert torch.equal(rolls.logp, rolls.logp_sampled)
+    assert {"eos", "length"} == set(rolls.finish)  # ragged, so rows were dropped on the way
+
+
+def test_layout_of_the_rollouts():
+    rolls = sampler().sample(EXAMPLES[:2], 3, Sampling(max_tokens=12), KEY, first_group=7)
+    assert rolls.group.tolist() == [7, 7, 7, 8, 8, 8] and rolls.uid.tolist() == [21, 22, 23, 24, 25, 26]
+    assert [e.id for e in rolls.example] == ["x0"] * 3 + ["x1"] * 3
+    assert rolls.prompt.ids == ((3, 4, 5, 6, 7),) * 3 + ((8,),) * 3
+    assert rolls.mask.shape[1] == int(rolls.mask.sum(1).max())
+    for ids, mask, text, finish in zip(rolls.ids, rolls.mask, rolls.text, rolls.finish, strict=True):
+        row = ids[mask].tolist()
+        assert mask.tolist() == [True] * len(row) + [False] * (len(mask) - len(row)) and not ids[~mask].any()
+        assert (row[-1] == EOS) == (finish == "eos") and EOS not in row[:-1]
+        assert finish == "eos" or len(row) == 12
+        assert text == "".join(chr(ord("a") + token - 3) for token in row if token >= 3)
+    for column in (rolls.logp, rolls.logp_sampled, rolls.entropy):
+        assert not column[~rolls.mask].any() and column[rolls.mask].all()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_tokens_do_not_depend_on_block_or_company(name):
+    source = sampler(name, torch.float64)
+    settings = Sampling(max_tokens=16, block=8, top_p=0.95)
+    whole = source.sample(EXAMPLES, 4, settings, KEY, 10)
+    for block in (1, 2, 3):
+        same(whole, source.sample(EXAMPLES, 4, replace(settings, block=block), KEY, 10), 1e-10)
+    alone = source.sample(EXAMPLES[3:4], 4, settings, KEY, 13)
+    rows = whole.take(torch.arange(12, 16))
+    assert alone.text == rows.text and torch.equal(alone.uid, rows.uid)
+    same(whole, source.sample(EXAMPLES, 4, settings, KEY, 10))
+
+
+def test_other_keys_and_groups_give_other_tokens():
+    source = sampler()
+    texts = {
+        (seed, first): tuple(source.sample(EXAMPLES, 2, Sampling(max_tokens=10), pack_key(seed, 0, 0), first).text)
+        for seed, first in itertools.product((0, 1), (0, 5))
+    }
+    assert len(set(texts.values())) == 4
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_dropping_rows_changes_nothing(name, monkeypatch):
+    source = sampler(name, torch.float64)
+    settings = Sampling(max_tokens=20)
+    eager = source.sample(EXAMPLES, 4, settings, KEY, 0)
+    for share in (1e-9, 2.0):  # drop at once, and never
+        monkeypatch.setattr(decode, "_DROP_SHARE", share)
+        same(eager, source.sample(EXAMPLES, 4, settings, KEY, 0), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "granite", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("prompts", [EXAMPLES, EXAMPLES[2:3]])
+def test_fast_path_equals_general_path(name, prompts, monkeypatch):
+    source = sampler(name, torch.float64)
+    assert source.decoder.plain
+    calls: list[int] = []
+    update = GrowingLayer.update
+    monkeypatch.setattr(GrowingLayer, "update", lambda *a, **k: (calls.append(1), update(*a, **k))[1])
+    monkeypatch.setattr("rekindle.tokens.sampling.cache._FIRST_ROOM", 3)  # so that buffers grow
+    fast = source.sample(prompts, 5, Sampling(max_tokens=20), KEY, 0)
+    assert calls and source.model.config._attn_implementation == "sdpa"
+    source.decoder.plain = False
+    same(fast, source.sample(prompts, 5, Sampling(max_tokens=20), KEY, 0), 1e-10)
+
+
+def sequence_probabilities(model: nn.Module, prompt: tuple[int, ...], settings: Sampling, vocabulary: int) -> dict:
+    """Exact probability of every response of at most two tokens, by full forward passes and the written-out cut."""
+
+    def next_token(ids: list[int]) -> Tensor:
+        share = torch.softmax(model(torch.tensor([ids])).logits[0, -1].double() / settings.temperature, 0)
+        ranked = sorted(range(vocabulary), key=lambda token: (-float(share[token]), token))
+        ranked = ranked[: settings.top_k or vocabulary]
+        total, taken, keep = sum(float(share[t]) for t in ranked), 0.0, []
+        for token in ranked:
+            if taken >= settings.top_p * total:
+                break
+            keep.append(token)
+            taken += float(share[token])
+        out = torch.zeros(vocabulary, dtype=torch.float64)
+        out[keep] = share[keep] / share[keep].sum()
+        return out
+
+    table = {}
+    first = next_token(list(prompt))
+    for a in range(vocabulary):
+        if a == EOS:
+            table[(a,)] = float(first[a])
+            continue
+        second = next_token([*prompt, a])
+        table.update({(a, b): float(first[a] * second[b]) for b in range(vocabulary)})
+    return table
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.7, 0), (1.0, 3), (0.8, 4)])
+def test_frequencies(top_p, top_k):
+    vocabulary, n = 6, 4000
+    model = build("llama", vocabulary=vocabulary, seed=3)
+    settings = Sampling(temperature=1.5, top_p=top_p, top_k=top_k, max_tokens=2)
+    with torch.no_grad():
+        expected = sequence_probabilities(model, (3, 4), settings, vocabulary)
+    rolls = LocalSampler(model, tokenizer(vocabulary)).sample([Example("x", "ab")], n, settings, KEY, 0)
+    counts: dict[tuple[int, ...], int] = dict.fromkeys(expected, 0)
+    for ids, mask, logp in zip(rolls.ids, rolls.mask, rolls.logp_sampled, strict=True):
+        row = tuple(ids[mask].tolist())
+        counts[row] += 1
+        assert float(logp.sum().exp()) == pytest.approx(expected[row], rel=1e-4)
+    assert sum(expected.values()) == pytest.approx(1.0)
+    cells = [row for row in expected if expected[row] * n >= 5]
+    assert len(cells) > 4 and {len(row) for row in cells} == {1, 2}  # ragged
+    assert all(count == 0 for row, count in counts.items() if expected[row] == 0)
+    statistic = sum((counts[row] - n * expected[row]) ** 2 / (n * expected[row]) for row in cells)
+    degrees = len(cells) - 1
+    assert abs(statistic - degrees) < 4 * (2 * degrees) ** 0.5
+    assert torch.equal(rolls.logp, rolls.logp_sampled) == (not settings.truncates)
+
+
+def test_draw_by_hand():
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log().expand(5, 4)
+    uniform = torch.tensor([0.05, 0.15, 0.55, 0.75, 1 - 2.0**-51], dtype=torch.float64)
+    got = draw(logits, uniform, Sampling())
+    assert got.token.tolist() == [0, 1, 2, 3, 3]
+    assert got.logp.exp().tolist() == pytest.approx([0.1, 0.4, 0.2, 0.3, 0.3])
+    assert got.entropy.tolist() == pytest.approx([1.2798542] * 5)
+    cut = draw(logits, uniform, Sampling(top_p=0.6))  # keeps 1 and 3
+    assert cut.token.tolist() == [1, 1, 1, 3, 3]
+    assert cut.logp_sampled.exp().tolist() == pytest.approx([4 / 7, 4 / 7, 4 / 7, 3 / 7, 3 / 7])
+    assert cut.logp.exp().tolist() == pytest.approx([0.4, 0.4, 0.4, 0.3, 0.3])
+    assert torch.equal(cut.entropy, got.entropy)
+
+
+def test_never_draws_a_token_of_probability_zero():
+    logits = torch.full((1, 6), -torch.inf)
+    logits[0, [1, 4]] = 0.0
+    for u in (2.0**-51, 0.5 - 1e-12, 0.5, 0.5 + 1e-12, 1 - 2.0**-51):
+        got = draw(logits, torch.tensor([u], dtype=torch.float64), Sampling())
+        assert int(got.token) == (1 if u < 0.5 else 4)
+        assert got.logp.exp().tolist() == pytest.approx([0.5])
+        assert got.entropy.tolist() == pytest.approx([0.6931472])
+
+
+def test_ties_go_by_token_id_and_top_p_keeps_at_least_one():
+    share = torch.tensor([[0.25, 0.25, 0.25, 0.25]])
+    assert kept(share, Sampling(top_k=2)).tolist() == [[True, True, False, False]]
+    assert kept(share, Sampling(top_p=0.5)).tolist() == [[True, True, False, False]]
+    assert kept(share, Sampling(top_p=1e-9)).tolist() == [[True, False, False, False]]
+    assert kept(share, Sampling(top_k=99)).all()
+
+
+def test_all_end_tokens_count():
+    model, letters = build("qwen3"), tokenizer()
+    model.config.eos_token_id = [5, 7]
+    model.generation_config.eos_token_id = 9  # type: ignore[union-attr]
+    source = LocalSampler(model, letters)
+    assert end_tokens(model, letters) == (EOS, 5, 7, 9)
+    rolls = source.sample(EXAMPLES, 20, Sampling(max_tokens=30), KEY, 0)
+    last = {int(ids[mask][-1]) for ids, mask, f in zip(rolls.ids, rolls.mask, rolls.finish, strict=True) if f == "eos"}
+    assert last == {EOS, 5, 7, 9}
+    inner = rolls.ids[:, :-1][rolls.mask[:, 1:]]
+    assert not torch.isin(inner, torch.tensor([EOS, 5, 7, 9])).any()
+
+
+def test_stop_strings():
+    source = sampler(dtype=torch.float64)
+    free = source.sample(EXAMPLES, 30, Sampling(max_tokens=20), KEY, 0)
+    pairs = [text[i : i + 2] for text in free.text for i in range(len(text) - 1)]
+    stop = (max(sorted(set(pairs)), key=pairs.count), "q")
+    cut = source.sample(EXAMPLES, 30, Sampling(max_tokens=20, stop=stop), KEY, 0)
+    for row, (before, after, finish) in enumerate(zip(free.text, cut.text, cut.finish, strict=True)):
+        ends = [before.find(s) + len(s) for s in stop if s in before]
+        length = min(ends) if ends else len(before)
+        assert after == before[:length]
+        assert finish == ("stop" if ends else free.finish[row])
+        kept_ids = free.ids[row][: int(cut.mask[row].sum())]
+        assert torch.equal(cut.ids[row][cut.mask[row]], kept_ids)
+    assert set(cut.finish) == {"eos", "length", "stop"}
+
+
+class Pairs(PreTrainedTokenizerFast):
+    """A tokenizer whose tokens carry two characters, so that a stop string can end inside one."""
+
+    def decode(self, token_ids, skip_special_tokens=False):
+        return "".join(f"{token % 5}{token % 7}" for token in token_ids if token > 2 or not skip_special_tokens)
+
+    def batch_decode(self, sequences, skip_special_tokens=False):
+        return [self.decode(row, skip_special_tokens) for row in sequences]
+
+
+def test_stop_string_inside_a_token():
+    letters = Pairs(tokenizer_object=tokenizer()._tokenizer, eos_token="<eos>", pad_token="<pad>")
+    source = LocalSampler(build("qwen3"), letters)
+    rolls = source.sample(EXAMPLES, 10, Sampling(max_tokens=20, stop=("4",)), KEY, 0)
+    stopped = [text for text, finish in zip(rolls.text, rolls.finish, strict=True) if finish == "stop"]
+    assert all(text.index("4") == len(text) - 1 for text in stopped)
+    assert {len(text) % 2 for text in stopped} == {0, 1}
+    assert all("4" not in text for text, finish in zip(rolls.text, rolls.finish, strict=True) if finish != "stop")
+
+
+def test_suspect_tokens():
+    letters = tokenizer()
+    assert suspect_tokens(letters, ("xyab",), 30).nonzero()[:, 0].tolist() == [4]
+    assert suspect_tokens(letters, ("a", "bc"), 30).nonzero()[:, 0].tolist() == [3, 5]
+
+
+def test_suspect_tokens_of_awkward_decoders():
+    words = {"<unk>": 0, "\u2581x": 1, "x": 2, "\n": 3, "<0xC3>": 4, "<0xA9>": 5}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    pieces = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    assert pieces.decode([1]) == "x"  # the space is stripped from the first token
+    assert suspect_tokens(pieces, ("x ",), 6).nonzero()[:, 0].tolist() == [1, 4, 5]
+    assert suspect_tokens(pieces, ("\n",), 6).nonzero()[:, 0].tolist() == [3, 4, 5]
+    assert suspect_tokens(pieces, ("\N{LATIN SMALL LETTER E WITH ACUTE}",), 6).nonzero()[:, 0].tolist() == [4, 5]
+
+
+def test_mode_random_state_and_gradients_are_left_alone():
+    source = sampler()
+    for training in (True, False):
+        source.model.train(training)
+        before = torch.get_rng_state()
+        rolls = source.sample(EXAMPLES[:1], 2, Sampling(max_tokens=3), KEY, 0)
+        assert torch.equal(torch.get_rng_state(), before) and source.model.training == training
+        assert not rolls.logp.requires_grad
+
+
+def test_prefills_a_prompt_once():
+    source = sampler()
+    fed: list[tuple[int, ...]] = []
+    handle = source.decoder.parts.backbone.register_forward_pre_hook(
+        lambda _m, _a, kw: fed.append(tuple(kw["input_ids"].shape)), with_kwargs=True
+    )
+    source.sample(EXAMPLES, 6, Sampling(max_tokens=3, block=3), KEY, 0)
+    handle.remove()
+    assert [shape for shape in fed if shape[1] > 1] == [(3, 5), (2, 10)]
+
+
+def test_uniforms_are_read_by_uid_and_position():
+    source = sampler(dtype=torch.float64)
+    rolls = source.sample(EXAMPLES[:1], 3, Sampling(max_tokens=1), KEY, first_group=4)
+    with torch.no_grad():
+        logits = source.model(torch.tensor([rolls.prompt.ids[0]])).logits[:, -1].expand(3, -1)
+    uniform = uniforms(KEY, torch.tensor([12, 13, 14]), 1)[:, 0]
+    assert torch.equal(draw(logits, uniform, Sampling()).token, rolls.ids[:, 0])
+
+
+def test_encode_replaces_the_tokenizer():
+    source = LocalSampler(build("llama"), tokenizer(), encode=lambda example: [1, len(example.prompt)])
+    assert source.sample(EXAMPLES[:2], 1, Sampling(max_tokens=2), KEY, 0).prompt.ids == ((1, 5), (1, 1))
+
+
+def test_bad_prompts_are_refused():
+    source = sampler()
+    with pytest.raises(InputError, match=r"'long' has 60 tokens, .*max_tokens=5 .*context of 64"):
+        source.sample([Example("long", "a" * 60)], 1, Sampling(max_tokens=5), KEY, 0)
+    assert len(source.sample([Example("fits", "a" * 60)], 1, Sampling(max_tokens=4), KEY, 0)) == 1
+    with pytest.raises(InputError, match="'blank' has no tokens"):
+        source.sample([Example("blank", "")], 1, Sampling(max_tokens=5), KEY, 0)
+    with pytest.raises(InputError, match="0 prompts"):
+        source.sample([], 1, Sampling(max_tokens=5), KEY, 0)
+    with pytest.raises(InputError, match="with 0 responses"):
+        source.sample(EXAMPLES, 0, Sampling(max_tokens=5), KEY, 0)
+
+
+def test_states_that_cannot_drop_rows_are_refused():
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    config = Qwen3NextConfig(
+        vocab_size=24,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        linear_num_key_heads=1,
+        linear_num_value_heads=1,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+        layer_types=["linear_attention", "full_attention"],
+    )
+    with pytest.raises(InputError, match="Qwen3NextForCausalLM"):
+        LocalSampler(Qwen3NextForCausalLM(config), tokenizer())
+
+
+def test_models_that_decode_otherwise_than_they_score_are_refused():
+    model = build("gpt2")  # absolute positions: left padding shows as soon as position ids are ignored
+    model.transformer.register_forward_pre_hook(
+        lambda _m, args, kwargs: (args, {**kwargs, "position_ids": None}), with_kwargs=True
+    )
+    with pytest.raises(InputError, match="GPT2LMHeadModel"):
+        LocalSampler(model, tokenizer())
+
+
+def test_an_adapter_wrapper_is_looked_through():
+    class Wrapper(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.inner = model
+
+        def get_base_model(self) -> nn.Module:
+            return self.inner
+
+    model = build("qwen3")
+    rolls = LocalSampler(Wrapper(model), tokenizer()).sample(EXAMPLES, 2, Sampling(max_tokens=5), KEY, 0)
+    same(rolls, LocalSampler(model, tokenizer()).sample(EXAMPLES, 2, Sampling(max_tokens=5), KEY, 0))
+    now = LMPolicy(Wrapper(model))(as_batch(rolls))
+    assert torch.allclose(now.logp, rolls.logp, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", 0.0),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_k", -1),
+        ("max_tokens", 0),
+        ("block", 0),
+        ("stop", ("",)),
+    ],
+)
+def test_sampling_settings_are_checked(option, value):
+    with pytest.raises(InputError, match=f"sampling.{option}"):
+        Sampling(**{option: value})

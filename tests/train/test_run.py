@@ -1,0 +1,190 @@
+"""A run is a function of its seed, survives a kill bit for bit, and never lets a label reach a label-free update."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rekindle.api import train
+from rekindle.errors import GuardStop, InputError
+from rekindle.tokens.loader import load_model
+from rekindle.tokens.tasks import load_task
+from rekindle.train.checkpoint import checkpoints
+from rekindle.train.events import raw_events, read_events, timeless
+
+SMALL = {
+    "rollout.prompts": 4,
+    "rollout.group": 4,
+    "rollout.votes": 8,
+    "descent.minibatches": 2,
+    "evaluate.prompts": 4,
+    "evaluate.samples": 4,
+    "evaluate.baseline": False,
+    "checkpoint.every": 5,
+}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "final" / "model.safetensors")
+
+
+def start_weights(task: str) -> dict[str, torch.Tensor]:
+    return dict(load_model("embedded", task_name=task).model.state_dict())
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def moved(folder: Path, task: str) -> bool:
+    start = start_weights(task)
+    return any(not torch.equal(value, start[name]) for name, value in weights(folder).items())
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_at(step: int):
+    def heard(record: dict) -> None:
+        if record["kind"] == "step" and record["step"] == step:
+            raise Interrupted
+
+    return heard
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train("evol_rl", task="digit_sum", steps=10, out=tmp_path_factory.mktemp("whole") / "run", options=SMALL)
+
+
+def test_same_seed_gives_the_same_run(whole: Path, tmp_path: Path) -> None:
+    again = train("evol_rl", task="digit_sum", steps=10, out=tmp_path / "run", options=SMALL)
+    assert same(weights(whole), weights(again))
+    assert timeless(read_events(whole / "events.jsonl")) == timeless(read_events(again / "events.jsonl"))
+    assert moved(whole, "digit_sum")
+    other = train("evol_rl", task="digit_sum", steps=10, seed=1, out=tmp_path / "other", options=SMALL)
+    assert not same(weights(whole), weights(other))
+
+
+@pytest.mark.parametrize("last", [6, 5])
+def test_an_interrupted_run_resumes_bit_for_bit(whole: Path, tmp_path: Path, last: int) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train("evol_rl", task="digit_sum", steps=10, out=out, options=SMALL, heard=stop_at(last))
+    assert not (out / "final").exists()
+    train("evol_rl", task="digit_sum", steps=10, out=out, options=SMALL, resume=True)
+    assert same(weights(whole), weights(out))
+    steps = [r for r in timeless(read_events(out / "events.jsonl")) if r["kind"] == "step"]
+    assert steps == [r for r in timeless(read_events(whole / "events.jsonl")) if r["kind"] == "step"]
+    assert "resume" in [r["kind"] for r in raw_events(out / "events.jsonl")]
+
+
+def test_a_killed_process_resumes_bit_for_bit(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    sets = [f"{name}={str(value).lower()}" for name, value in SMALL.items()]
+    command = [sys.executable, "-c", "from rekindle.cli.main import main; main()", "train", "evol_rl"]
+    command += ["--task", "digit_sum", "--steps", "10", "--out", str(out), *(x for s in sets for x in ("--set", s))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 90
+    while not checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoints(out / "checkpoints"), process.stderr.read() if process.stderr else ""
+    if process.stderr:
+        process.stderr.close()
+    train("evol_rl", task="digit_sum", steps=10, out=out, options=SMALL, resume=True)
+    assert same(weights(whole), weights(out))
+
+
+def write_rows(path: Path, answers: list[str | None]) -> Path:
+    rows = load_task("reduce").split("train")[: len(answers)]
+    records = [
+        {"id": e.id, "prompt": e.prompt} | ({} if a is None else {"answer": a})
+        for e, a in zip(rows, answers, strict=True)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize("method", ["ttrl", "evol_rl"])
+def test_labels_never_reach_the_weights(method: str, tmp_path: Path) -> None:
+    truths = [e.answer for e in load_task("reduce").split("train")[:8]]
+    shuffled = truths[:]
+    random.Random(0).shuffle(shuffled)
+    assert shuffled != truths
+    options = {**SMALL, "rollout.max_tokens": 60, "descent.lr": 1e-3}
+    found = {}
+    for name, answers in {"true": truths, "shuffled": shuffled, "none": [None] * 8}.items():
+        data = write_rows(tmp_path / f"{name}.jsonl", answers)
+        found[name] = train(method, data=data, steps=2, out=tmp_path / name, options=options)
+    assert same(weights(found["true"]), weights(found["shuffled"]))
+    assert same(weights(found["true"]), weights(found["none"]))
+    assert moved(found["true"], "reduce"), "nothing was learned: equality would prove nothing"
+    steps = {n: [r for r in read_events(f / "events.jsonl") if r["kind"] == "step"] for n, f in found.items()}
+    assert "truth/label_accuracy" in steps["true"][0] and "truth/label_accuracy" not in steps["none"][0]
+    assert [r["truth/pass@1"] for r in steps["true"]] != [r["truth/pass@1"] for r in steps["shuffled"]]
+
+
+def test_a_method_with_labels_does_see_them(tmp_path: Path) -> None:
+    truths = [e.answer for e in load_task("reduce").split("train")[:8]]
+    options = {**SMALL, "rollout.max_tokens": 60, "descent.lr": 1e-3}
+    runs = [
+        train("grpo", data=write_rows(tmp_path / f"{n}.jsonl", a), steps=1, out=tmp_path / n, options=options)
+        for n, a in {"true": truths, "shuffled": truths[1:] + truths[:1]}.items()
+    ]
+    assert not same(weights(runs[0]), weights(runs[1]))
+
+
+BAD = """
+import torch
+from rekindle.methods import ttrl
+
+def poison(advantage, batch):
+    return torch.where(batch.uid[:, None] >= 64, torch.nan, advantage)  # two steps of 4 prompts x 8 votes are fine
+
+def method():
+    return ttrl.method().replace(modulate=(poison,))
+"""
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (tmp_path / "bad.py").write_text(BAD)
+    options = {**SMALL, "checkpoint.every": 1}
+    with pytest.raises(GuardStop, match=r"step 2, update 0: loss nan"):
+        train(f"{tmp_path}/bad.py:method", task="digit_sum", steps=4, out=out, options=options)
+    kept = checkpoints(out / "checkpoints")[-1]
+    assert kept.name == "step-000002" and not (out / "final").exists()
+    tensors = {**load_file(kept / "model.safetensors"), **load_file(kept / "state" / "optimizer.safetensors")}
+    assert all(value.isfinite().all() for value in tensors.values())
+    batch = load_file(out / "bad-batch-step-000002-update-0.safetensors")
+    assert batch["uid"].min() >= 64 and batch["extra.advantage"].isnan().any()
+
+
+def test_methods_refuse_what_they_cannot_use(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "none.jsonl", [None] * 4)
+    with pytest.raises(InputError, match="needs answers"):
+        train("grpo", data=data, steps=1, out=tmp_path / "a")
+    reward = tmp_path / "reward.py"
+    reward.write_text("def length(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n")
+    with pytest.raises(InputError, match="would ignore --reward"):
+        train("ttrl", task="digit_sum", reward=[f"{reward}:length"], steps=1, out=tmp_path / "b")
+
+
+def test_dapo_stops_on_saturated_data(tmp_path: Path) -> None:
+    reward = tmp_path / "reward.py"
+    reward.write_text("def always(prompts, completions, **columns):\n    return [1.0 for _ in completions]\n")
+    with pytest.raises(GuardStop, match="all solved or all unsolved"):
+        options = {**SMALL, "collect.select.max_rounds": 3}
+        train("dapo", task="digit_sum", reward=[f"{reward}:always"], steps=1, out=tmp_path / "a", options=options)
