@@ -59,3 +59,9 @@ def test_rloo_is_dr_grpo_times_g_over_g_minus_one() -> None:
     ours, theirs = on_leaves(METHOD, batch, now), on_leaves(other, other.credit(batch), now)
     torch.testing.assert_close(theirs[1], ours[1] * GROUP / (GROUP - 1), rtol=1e-12, atol=1e-15)
     assert theirs[0] == pytest.approx(ours[0] * GROUP / (GROUP - 1), rel=1e-12)
+
+
+def test_rows_outside_the_loss_do_not_dilute_it() -> None:
+    batch = hand_batch([1.0, 0.0, 0.0], [2, 2, 2], graded=[True, True, False], limit=torch.full((3,), 5))
+    weight = METHOD.weigh(METHOD.credit(batch)).column("weight")
+    assert weight.tolist() == [[0.1, 0.1], [0.1, 0.1], [0.0, 0.0]]

@@ -118,3 +118,11 @@ def test_sums_add_up_over_rounds() -> None:
     truth = VERIFIER.truths(verdicts.answer, rollouts)
     whole = vote_metrics(rollouts, verdicts, truth, VERIFIER)
     assert whole["truth/label_accuracy"] == (1.0, 2.0) and whole["truth/reward_accuracy"] == (2.0, 4)
+
+
+def test_reward_accuracy_is_about_successes_not_about_shaped_scores() -> None:
+    rollouts = spoken([f"x={a}" for a in "5577"], truth="5")
+    verdicts = MajorityVote()(rollouts, VERIFIER)
+    shaped = replace(verdicts, score=torch.tensor([0.9, 0.6, -0.5, -0.9], dtype=torch.float64))
+    got = mean_metrics(meter(rollouts, shaped, torch.arange(4), MajorityVote(), VERIFIER))
+    assert got["truth/reward_accuracy"] == 1.0 and got["score"] == pytest.approx(0.025) and got["success"] == 0.5
