@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rekindle.tokens.sampling.base import Sampling
 from rekindle.train.evaluate import Evaluation
-from rekindle.train.evaluate import evaluate as measure
-from rekindle.train.run import make_run
+from rekindle.train.measure import Measure, evaluate_model, load_source, task_sampling
+from rekindle.train.refusals import evaluated_split
 from rekindle.train.start import Asked, launch, prepare
 
 
@@ -54,20 +53,27 @@ def evaluate(
     data: str | Path | None = None,
     split: str | None = None,
     samples: int = 32,
-    ks: Sequence[int] = (1, 4, 16),
+    ks: Sequence[int] | None = None,
     prompts: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    dtype: str = "float32",
+    max_tokens: int | None = None,
 ) -> Evaluation:
     """Sample `samples` responses to each labelled prompt of a split, at temperature 1 and top-p 1, and measure.
 
-    split: "heldout" where the task has one, else "train". prompts: at most so many of them. ks: of pass@k and maj@k.
+    The same numbers as `rekindle eval`. model: a run folder, a model folder, a hub id or "embedded". split: "heldout"
+    where the task has one, else "train". prompts: so many of them, evenly spread (None: all). ks: of pass@k and maj@k
+    (None: 1, 4 and 16 as far as `samples` allows). max_tokens: the longest response (None: the task's).
     """
-    source = {"task": task} if data is None else {"data": str(data)}
-    flags = {"model": str(model), "seed": seed, "device": device, **{n: v for n, v in source.items() if v is not None}}
-    resolved, found = prepare(Asked("grpo", flags))
-    run = make_run(resolved, found)
-    examples = found.split(split or ("heldout" if "heldout" in found.splits else "train"))[:prompts]
-    rollout = resolved.config.rollout
-    settings = Sampling(max_tokens=rollout.max_tokens, stop=rollout.stop, block=rollout.block)
-    return measure(run.sampler, run.verifier, examples, settings, samples=samples, ks=ks, seed=seed)
+    chosen = load_source(task, data)
+    name = split or evaluated_split(chosen)
+    how = Measure(
+        prompts=prompts,
+        samples=samples,
+        ks=None if ks is None else tuple(ks),
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
+    return evaluate_model(model, chosen, (name,), task_sampling(chosen, max_tokens), how)[name]

@@ -88,7 +88,8 @@ def compare(
     print_table(*compare_table(results))
     print(
         f"{len(plan.seeds)} seed{'s' if seeds > 1 else ''}, evaluated on {prompts} prompts x {samples} samples; "
-        f"invalid: share of right answers with an invalid step; {time.perf_counter() - began:.0f} seconds in all"
+        "invalid: share of right answers with an invalid step, over the prompts that have a right answer; "
+        f"{time.perf_counter() - began:.0f} seconds in all"
     )
 
 

@@ -78,13 +78,13 @@ def devices() -> dict[str, dict[str, Any]]:
         return {"cpu": {"usable": False, "what": "torch is not installed: pip install rekindle"}}
     import torch
 
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    cuda = torch.cuda.is_available()
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
     built = "no CUDA device is visible" if torch.version.cuda else "this build of torch has no CUDA"
     return {
         "cpu": {"usable": True, "what": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"},
         "cuda": {"usable": cuda, "what": ", ".join(cards) or built},
-        "mps": {"usable": mps, "what": "Apple GPU" if mps else "no Apple GPU"},
+        "mps": {"usable": False, "what": "Apple GPUs have no float64, in which tokens are drawn"},
     }
 
 

@@ -13,11 +13,13 @@ RECENT = 10
 NAMES = {
     "entropy": "entropy",
     "success": "success",
+    "vote/majority_share": "majority",
     "truth/label_accuracy": "label accuracy",
+    "truth/reward_accuracy": "reward accuracy",
     "score": "score",
     "groups/dead": "dead groups",
 }
-"""Metric -> its name on screen, in the order of a step's line."""
+"""Metric -> its name on screen, in the order of a step's line. Votes and their truth are there in label-free runs."""
 
 
 @runtime_checkable

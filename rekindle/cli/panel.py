@@ -98,7 +98,8 @@ def fact_rows(watch: Watch) -> list[tuple[str, str]]:
     last = watch.last
     if not last:
         return [("first step", "under way")]
-    rows = [(name, number(last[key])) for key, name in NAMES.items() if key in last and key != "truth/label_accuracy"]
+    own = {key: name for key, name in NAMES.items() if not key.startswith(("vote/", "truth/"))}
+    rows = [(name, number(last[key])) for key, name in own.items() if key in last]
     rows[0] = (rows[0][0], f"{rows[0][1]}  {spark(watch.entropy)}") if rows and rows[0][0] == "entropy" else rows[0]
     if "vote/majority_share" in last:
         rows += truth_rows(watch)

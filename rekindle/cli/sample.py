@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rekindle.cli.evaluate import Device, Dtype, MaxTokens, Model, Seed, TaskName, load, opened
+from rekindle.cli.evaluate import Device, Dtype, MaxTokens, Model, Seed, TaskName
 
 LONGEST = 256
 """Longest response, where the model's context has room for it."""
@@ -29,9 +29,10 @@ def sample(
     from rekindle.tokens.rollouts import Example
     from rekindle.tokens.sampling.base import Sampling
     from rekindle.tokens.sampling.local import LocalSampler
-    from rekindle.train.run import check_prompts
+    from rekindle.train.measure import load_source, open_model
+    from rekindle.train.refusals import check_prompts
 
-    loaded = opened(model, load(task, None), (device, dtype))
+    loaded = open_model(model, load_source(task, None), device, dtype)
     example = Example("of the command line", prompt)
     context = context_length(loaded.model)
     room = LONGEST if context is None else context - len(loaded.encode(example))

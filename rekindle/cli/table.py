@@ -19,8 +19,14 @@ COLUMNS: Mapping[str, tuple[str, int]] = {
 """Metric -> its heading, and the decimals of a mean (one more where there is one seed)."""
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """`0.67±.02`: mean and standard deviation over seeds; of one seed its value, with one more decimal."""
+def spread(found: Sequence[float | None], digits: int) -> str:
+    """`0.67±.02`: mean and standard deviation over seeds; of one seed its value, with one more decimal.
+
+    Seeds without a value (None) are left out; `-` where no seed has one.
+    """
+    values = [value for value in found if value is not None]
+    if not values:
+        return "-"
     if len(values) == 1:
         return f"{values[0]:.{digits + 1}f}"
     deviation = f"{statistics.stdev(values):.{digits}f}"
@@ -42,5 +48,8 @@ def contract(results: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, An
     base = {name: results["base"][name] for name in metrics if name in results["base"]}
     return {
         "base": base,
-        "methods": {method: {name: found[name] for name in base} for method, found in results["methods"].items()},
+        "methods": {
+            method: {name: found[name] for name in base if name in found}
+            for method, found in results["methods"].items()
+        },
     }

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rekindle.cli.common import print_table, say
+from rekindle.cli.common import print_json, print_table, say
+from rekindle.errors import InputError
 
 if TYPE_CHECKING:
     from rekindle.train.config import Resolved
@@ -31,6 +32,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="any option, repea
 Out = Annotated[str | None, typer.Option(help="the run folder (default runs/METHOD-TASK-seedN)", metavar="DIR")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the folder's last checkpoint")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print every option and where it comes from, then stop")]
+Json = Annotated[bool, typer.Option("--json", help="with --dry-run: print {OPTION: {value, from}}")]
 
 
 def train(
@@ -50,6 +52,7 @@ def train(
     out: Out = None,
     resume: Resume = False,
     dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Train a model by a method of the package or your own."""
     from rekindle.train import runfile
@@ -70,10 +73,12 @@ def train(
     }
     flags = {name: value for name, value in given.items() if value is not None}
     asked = Asked(method, flags, tuple(sets or ()), runfile.read(config) if config is not None else None)
-    begin(asked, resume=resume, dry_run=dry_run)
+    if json and not dry_run:
+        raise InputError("--json prints a plan: add --dry-run, or drop it and read the run folder's events.jsonl")
+    begin(asked, resume=resume, dry_run=dry_run, json=json)
 
 
-def begin(asked: Asked, *, resume: bool, dry_run: bool) -> None:
+def begin(asked: Asked, *, resume: bool, dry_run: bool, json: bool = False) -> None:
     """Resolve, then print the plan or train. With `resume`, what is not said again is as the run folder has it."""
     from rekindle.train import runfile
     from rekindle.train.start import prepare, run_folder
@@ -85,17 +90,32 @@ def begin(asked: Asked, *, resume: bool, dry_run: bool) -> None:
     for note in resolved.notes:
         say(f"note: {note}")
     if dry_run:
-        print_plan(resolved)
+        print_plan(resolved, json=json)
     else:
         go(resolved, task, resume=resume)
 
 
-def print_plan(resolved: Resolved) -> None:
-    """Every option with its value and the layer that it comes from, after the numbers that follow from them."""
+def print_plan(resolved: Resolved, *, json: bool) -> None:
+    """Every option with its value and the layer that it comes from, after the numbers that follow from them.
+
+    As JSON, a value that is no number, text, truth value or list of them is the text that the table shows.
+    """
     from rekindle.train.options import show
     from rekindle.train.plan import plan
 
+    if json:
+        print_json({row.name: {"value": plain(row.value), "from": row.origin} for row in plan(resolved)})
+        return
     print_table(("option", "value", "from"), [(row.name, show(row.value), row.origin) for row in plan(resolved)])
+
+
+def plain(value: Any) -> Any:
+    """An option's value as JSON holds it."""
+    from rekindle.train.options import show
+
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else show(value)
 
 
 def go(resolved: Resolved, task: Any, *, resume: bool) -> None:

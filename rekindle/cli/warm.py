@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rekindle.cli.common import print_table
+from rekindle.cli.common import print_json, print_table
 from rekindle.errors import unknown
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Heads = Annotated[int | None, typer.Option(min=1, help="attention heads")]
 KvHeads = Annotated[int | None, typer.Option(min=1, help="key-value heads")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads")]
 Prompts = Annotated[int, typer.Option(min=1, help="prompts of each split that accuracy is measured on")]
+Json = Annotated[bool, typer.Option("--json", help="print what warm.json holds on stdout, progress on stderr")]
 
 
 def warm(
@@ -44,6 +45,7 @@ def warm(
     kv_heads: KvHeads = None,
     threads: Threads = None,
     prompts: Prompts = 40,
+    json: Json = False,
 ) -> None:
     """Train a small model from scratch on a task's written examples."""
     from rekindle.tokens.tasks import load_task
@@ -53,8 +55,11 @@ def warm(
     given = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, "hidden": hidden, "layers": layers}
     given |= {"heads": heads, "kv_heads": kv_heads, "threads": threads}
     recipe = recipe_of(task, {name: value for name, value in given.items() if value is not None})
-    with shown(recipe.steps) as progress:
+    with shown(recipe.steps, to_stderr=json) as progress:
         report = warmed(chosen, Path(out), **asdict(recipe), progress=progress, prompts=prompts)
+    if json:
+        print_json(report)
+        return
     rows = [
         (split, str(found["responses"]), f"{found['pass@1']:.3f}", ways(found["ways"]))
         for split, found in report["accuracy"].items()
@@ -78,20 +83,21 @@ def ways(found: dict[str, Any]) -> str:
 
 
 @contextmanager
-def shown(steps: int) -> Iterator[Callable[[int, float], None]]:
+def shown(steps: int, *, to_stderr: bool) -> Iterator[Callable[[int, float], None]]:
     """Progress (step, loss): a bar on a terminal, else a line for each tenth of the steps."""
-    if not sys.stdout.isatty():
-        yield lambda step, loss: tenth(step + 1, steps, loss)
+    if not (sys.stderr if to_stderr else sys.stdout).isatty():
+        yield lambda step, loss: tenth(step + 1, steps, loss, to_stderr=to_stderr)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=to_stderr)) as bar:
         task = bar.add_task("warm", total=steps, loss=0.0)
         yield lambda step, loss: bar.update(task, completed=step + 1, loss=loss)
 
 
-def tenth(done: int, steps: int, loss: float) -> None:
+def tenth(done: int, steps: int, loss: float, *, to_stderr: bool) -> None:
     """Print a line where another tenth of the steps is done."""
     if done * 10 // steps > (done - 1) * 10 // steps:
-        print(f"step {done}/{steps}  loss {loss:.3f}", flush=True)
+        print(f"step {done}/{steps}  loss {loss:.3f}", file=sys.stderr if to_stderr else sys.stdout, flush=True)

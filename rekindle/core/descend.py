@@ -2,7 +2,8 @@
 
 A separable loss (a fixed weighted sum over tokens) takes one pass, since its weights were taken over the minibatch.
 Any other loss takes two: log-probs of the whole minibatch without gradient, the loss on these leaves, then every
-micro-batch is run again and backpropagates `(d loss / d output * output).sum()`.
+micro-batch is run again and backpropagates `(d loss / d output * output).sum()`. All of this happens on the device of
+the batch: whatever device the policy computes on, its `Now` comes back to that of the batch.
 """
 
 from __future__ import annotations
@@ -90,8 +91,9 @@ def micro_batches(batch: Batch, size: int) -> Iterator[Int[Tensor, " N"]]:
     """Row indices in pieces of at most `size`, longest rows first, so that a piece holds little padding."""
     if size < 1:
         raise ValueError(f"a micro-batch holds at least one sequence, not {size}")
-    width = batch.mask.shape[1]
-    last = torch.where(batch.mask, torch.arange(1, width + 1), 0).amax(dim=1) if width else batch.uid * 0
+    mask = batch.mask
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    last = torch.where(mask, place, 0).amax(dim=1) if len(place) else batch.uid * 0
     yield from torch.argsort(last, descending=True, stable=True).split(size)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rekindle.core.aggregate import Aggregate, TokenMean
 from rekindle.core.random import uniforms
-from rekindle.core.schedules import Scalar
+from rekindle.core.schedules import Scalar, resolve
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Now, Rows, Update, add_metrics
 
 
@@ -166,6 +166,15 @@ class PolicyGradient:
             for write in self.after:
                 write(run, update)
         return metrics
+
+    @property
+    def methods(self) -> tuple[PolicyGradient, ...]:
+        """The methods that a run of this record takes steps of: this one (`Stages` has several)."""
+        return (self,)
+
+    def at(self, progress: float) -> PolicyGradient:
+        """This record at `progress` (0 at the first step of a run, 1 at the last), schedules as plain numbers."""
+        return resolve(self, progress)
 
     def needs(self) -> tuple[Need, ...]:
         """Every column that the parts want from a scoring pass at rollout weights, each once."""

@@ -10,7 +10,7 @@ from rekindle.core.masked import masked_mean
 from rekindle.core.segments import segment_mean
 from rekindle.core.types import Batch, Now
 
-MAX_LOG_RATIO = 20.0  # verl clamps log-ratios to +-20 before exp
+MAX_LOG_RATIO = 20.0  # verl clamps log-ratios, of KL estimates too, to +-20 before exp
 
 
 def log_ratio(now: Now, batch: Batch) -> Float[Tensor, "B T"]:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from rekindle.core.aggregate import Aggregate, TokenMean
 from rekindle.core.masked import masked_sum
+from rekindle.core.ratios import MAX_LOG_RATIO
 from rekindle.core.schedules import Scalar, plain
 from rekindle.core.types import LOGP_REF, Batch, Metrics, Need, Now
 
-MAX_LOG_RATIO = 20.0  # verl clamps the log-ratio of a KL estimate to +-20
 MAX_K3 = 10.0  # verl and EVOL-RL clamp the value of k3 to +-10
 
 

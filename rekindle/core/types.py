@@ -37,6 +37,7 @@ class Batch:
     """All that is known before the gradient step. Carries no gradient.
 
     `key` holds (seed, step, update) packed by `rekindle.core.random.pack_key`: the source of counter-based uniforms.
+    All tensors live on one device, in the language wing the CPU: only a model's computations are on its own device.
     `extra` holds the columns that parts asked for: `logp_old`, `advantage`, `entropy_old`, `logp_ref`, `segment`, ...
     """
 
@@ -99,7 +100,7 @@ class Batch:
 class Now:
     """What the current policy says about a `Batch`: log-probs of the actions taken and entropies (nats). Has gradient.
 
-    Positions outside `Batch.mask` hold 0 and receive no gradient.
+    Positions outside `Batch.mask` hold 0 and receive no gradient. The tensors lie on the batch's device.
     """
 
     logp: Float[Tensor, "B T"]
@@ -128,21 +129,27 @@ class Need:
     passes: tuple[str, ...] = ("policy",)
 
 
-def _take(logits: Float[Tensor, "N V"], action: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    return torch.log_softmax(logits, dim=-1).gather(1, action[:, None])[:, 0]
+def taken(logp: Float[Tensor, "N V"], action: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """The log-prob of each action."""
+    return logp.gather(1, action[:, None])[:, 0]
+
+
+def entropy_of(logp: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """Entropy in nats of each row; a log-prob of minus infinity adds 0 and gets no gradient."""
+    finite = logp.masked_fill(logp == -torch.inf, 0.0)  # 0 * -inf would be nan, also in the gradient
+    return -(logp.exp() * finite).sum(dim=-1)
 
 
 def _policy_logp(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
-    return _take(logits["policy"], action)
+    return taken(torch.log_softmax(logits["policy"], dim=-1), action)
 
 
 def _reference_logp(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
-    return _take(logits["reference"], action)
+    return taken(torch.log_softmax(logits["reference"], dim=-1), action)
 
 
 def _policy_entropy(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
-    logp = torch.log_softmax(logits["policy"], dim=-1)
-    return -torch.where(logp > -torch.inf, logp.exp() * logp, 0.0).sum(dim=-1)
+    return entropy_of(torch.log_softmax(logits["policy"], dim=-1))
 
 
 LOGP_OLD = Need("logp_old", _policy_logp)

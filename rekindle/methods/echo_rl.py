@@ -28,7 +28,7 @@ CARD = Card(
     arxiv="2605.31228",
     code="bibisbar/EchoRL (launch script; the actor itself is not in it)",
     parent="grpo",
-    essence=("prepare", "terms"),
+    essence=("collect.columns", "prepare", "terms"),
     status="close",
     deviations=(
         "Inferred, as the actor is not published: mean over prompts, ties, step ends (the task's; official: newlines).",

@@ -94,14 +94,18 @@ class Everything:
 class MixedGroups:
     """Dynamic sampling (DAPO, arXiv 2503.14476): prompts that are all right or all wrong are dropped and replaced.
 
+    With the user's reward functions a prompt also stays where these differ, as by verl's metric `seq_final_reward`.
+
     After `max_rounds` rounds without enough mixed groups the run stops with a sentence: saturated data cannot loop.
     """
 
     max_rounds: int = 10
 
     def __call__(self, rollouts: Rollouts, verdicts: Verdicts) -> Int[Tensor, " N"]:
-        """Rows of groups that hold a success and a failure, by success and not by the shaped score."""
+        """Rows of groups that hold a success and a failure, or unequal rewards; never by the shaped score."""
         constant = group_constant(verdicts.success.double(), rollouts.group, verdicts.graded)
+        if verdicts.reward is not None:
+            constant &= group_constant(verdicts.reward, rollouts.group, verdicts.graded)
         return (~constant).nonzero()[:, 0]
 
 

@@ -20,12 +20,15 @@ class Verdicts:
     """What a label says of each rollout. `answer` is the extracted answer, `vote` the pseudo-label of its group.
 
     success [B]; graded [B] (False only where the reference cannot be graded); score [B] float64, shaped later.
+    reward [B]: what the user's reward functions gave, never shaped; None where there are none. metrics: over all rows
+    that were labelled, whichever are taken.
     """
 
     answer: Sequence[str | None]
     success: Bool[Tensor, " B"]
     graded: Bool[Tensor, " B"]
     score: Float[Tensor, " B"]
+    reward: Float[Tensor, " B"] | None = None
     vote: Mapping[int, str | None] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)
 
@@ -37,6 +40,7 @@ class Verdicts:
             success=self.success[rows],
             graded=self.graded[rows],
             score=self.score[rows],
+            reward=None if self.reward is None else self.reward[rows],
         )
 
     @staticmethod

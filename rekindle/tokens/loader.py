@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from rekindle.errors import InputError, unknown
+from rekindle.tokens.heads import refuse_dropout
 from rekindle.tokens.rollouts import Example
 
 EMBEDDED_TASKS = ("reduce", "digit_sum")
@@ -37,7 +38,6 @@ _TOKENIZER_FILES = (
     *("tekken.json", "tiktoken.model"),
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
-_DROPOUT = re.compile(r"dropout|pdrop|layerdrop")
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,11 @@ class Encode:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal LM (evaluation mode, on its device), its tokenizer, its prompt encoder and the ids that end a text."""
+    """A causal LM (evaluation mode, on its device), its tokenizer and its prompt encoder."""
 
     model: Any
     tokenizer: Any
     encode: Encode
-    eos: tuple[int, ...]
 
 
 def load_model(
@@ -98,17 +97,15 @@ def load_model(
     kind, place = _dtype(dtype), resolve_device(device)
     source = _source(spec, task_name)
     with quiet(), torch.random.fork_rng(devices=[]):
-        config = _guarded(spec, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-        _check_dropout(spec, config.to_dict())
         tokenizer = _guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
         model = _model(spec, source, kind)
+    _check_dropout(spec, model)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise InputError(f"model '{spec}': the tokenizer has more tokens ({len(tokenizer)}) than the model: match them")
-    eos = eos_ids(model, tokenizer)
-    if not eos:
+    if not eos_ids(model, tokenizer):
         raise InputError(f"model '{spec}': no end-of-text token: set 'eos_token' in tokenizer_config.json")
     chat = tokenizer.chat_template is not None and task_name not in EMBEDDED_TASKS
-    return Loaded(model.to(place), tokenizer, Encode(tokenizer, chat, system_prompt), eos)
+    return Loaded(model.to(place), tokenizer, Encode(tokenizer, chat, system_prompt))
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -137,13 +134,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError:
-        raise unknown("device", str(device), ["auto", "cpu", "cuda", "mps"]) from None
+        raise unknown("device", str(device), ["auto", "cpu", "cuda"]) from None
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device '{device}' is not there (CUDA devices: {torch.cuda.device_count()}): use 'auto'")
-    if place.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device 'mps' is not there: use 'cpu' or 'auto'")
-    if place.type not in ("cpu", "cuda", "mps"):
-        raise unknown("device", str(device), ["auto", "cpu", "cuda", "mps"])
+    if place.type == "mps":
+        raise InputError(f"device '{device}' has no float64, in which tokens are drawn: use 'cpu' or 'auto'")
+    if place.type not in ("cpu", "cuda"):
+        raise unknown("device", str(device), ["auto", "cpu", "cuda"])
     return place
 
 
@@ -184,14 +181,11 @@ def _checked_folder(spec: str, folder: Path) -> Path:
     return folder
 
 
-def _check_dropout(spec: str, config: dict[Any, Any], path: str = "") -> None:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            _check_dropout(spec, value, f"{path}{name}.")
-        elif _DROPOUT.search(str(name)) and isinstance(value, int | float) and value > 0:
-            raise InputError(
-                f"model '{spec}': config.json has {path}{name} = {value}, which makes log-probs random: set it to 0"
-            )
+def _check_dropout(spec: str, model: Any) -> None:
+    try:
+        refuse_dropout(model)
+    except InputError as error:
+        raise InputError(f"model '{spec}': {error} in its config.json") from None
 
 
 def _model(spec: str, source: str, dtype: torch.dtype) -> Any:

@@ -1,4 +1,8 @@
-"""A causal LM as a policy: log-probs and entropies of response tokens only, without ever holding logits [B, T, V]."""
+"""A causal LM as a policy: log-probs and entropies of response tokens only, without ever holding logits [B, T, V].
+
+Batches live on the CPU and only the model's computations are on its device: what the model says comes back to the
+batch's device, and the gradient flows through that copy.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rekindle.core.types import Batch, Need, Now
+from rekindle.core.types import Batch, Need, Now, entropy_of, taken
 from rekindle.errors import InputError
 from rekindle.tokens.heads import SplitLM, refuse_dropout, split
 from rekindle.tokens.rollouts import PromptRows
@@ -51,7 +55,8 @@ class LMPolicy:
         """Log-probs of the actions and full-vocabulary entropies (nats); exactly 0 off the mask.
 
         Tokens off the mask and before a row's last action are context. Numbers of a row do not depend on the others
-        (beyond rounding). An empty mask gives zeros that still backpropagate (zero gradients).
+        (beyond rounding). An empty mask gives zeros that still backpropagate (zero gradients). The result lies on the
+        batch's device.
         """
         layout = lay_out(batch, self.parts.device)
         hidden = _pick(self.parts.hidden(layout.ids), layout.flat)
@@ -65,8 +70,9 @@ class LMPolicy:
     ) -> dict[str, Float[Tensor, "B T"]]:
         """One scoring pass without gradient per model that `needs` name: column name -> values, 0 off the mask.
 
-        "policy" is this model; `references` are models of the same architecture. `micro_batch` rows go together,
-        rows of like length side by side. Raises `InputError` on a pass that nobody provides.
+        "policy" is this model; `references` are models of the same architecture on its device. `micro_batch` rows go
+        together, rows of like length side by side. The columns lie on the batch's device. Raises `InputError` on a
+        pass that nobody provides.
         """
         if not needs:
             return {}
@@ -116,8 +122,8 @@ def logp_and_entropy(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Log-prob of `action` and entropy in nats of softmax(logits); logits of minus infinity count as probability 0."""
     logp = torch.log_softmax(logits, dim=-1)
-    finite = logp.masked_fill(logp == -torch.inf, 0.0)  # 0 * -inf would be nan, also in the gradient
-    return logp.gather(1, action[:, None])[:, 0], -(logp.exp() * finite).sum(dim=-1)
+    entropy = entropy_of(logp)  # first: the order in which gradients of logp are added decides their last bit
+    return taken(logp, action), entropy
 
 
 def lay_out(batch: Batch, device: torch.device) -> Layout:
@@ -165,5 +171,6 @@ def _chunks(total: int, chunk: int) -> list[slice]:
 
 
 def _scatter(batch: Batch, values: Float[Tensor, " N"]) -> Float[Tensor, "B T"]:
-    zeros = torch.zeros(batch.mask.shape, dtype=values.dtype, device=values.device)
-    return zeros.masked_scatter(batch.mask.to(values.device), values)
+    """`values` at the positions of the mask, on the mask's device."""
+    zeros = torch.zeros(batch.mask.shape, dtype=values.dtype, device=batch.mask.device)
+    return zeros.masked_scatter(batch.mask, values.to(batch.mask.device))

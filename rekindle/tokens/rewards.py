@@ -1,6 +1,7 @@
 """The user's own reward functions, by the signatures of TRL (`f(prompts, completions, **columns)`) and verl.
 
-Differs from TRL: a reward that is not finite, or a list of the wrong length, is an error that names function and row.
+They get the answer as the data holds it, a text or an object. Differs from TRL: a reward that is not finite, or a list
+of the wrong length, is an error that names function and row.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rekindle.core.types import Metrics
 from rekindle.errors import InputError
 from rekindle.tokens.plugins import load_function
 from rekindle.tokens.rollouts import Example, Rollouts
 
-__all__ = ["Reward", "Rewards", "load_function", "load_rewards"]
+__all__ = ["Reward", "Rewarded", "Rewards", "load_function", "load_rewards"]
 
 _BUILT_IN = ("prompts", "completions", "completion_ids")
 
@@ -54,7 +56,7 @@ class Reward:
 
     def _verl(self, row: int, example: Example, text: str) -> Any:
         rule = example.meta.get("reward_model")
-        truth = rule.get("ground_truth") if isinstance(rule, dict) else example.answer
+        truth = rule.get("ground_truth") if isinstance(rule, dict) else _answer(example)
         if truth is None:
             return None
         given = {"data_source": example.meta.get("data_source"), "solution_str": text, "ground_truth": truth}
@@ -102,24 +104,45 @@ class Reward:
         return number
 
 
+@dataclass(frozen=True, eq=False)
+class Rewarded:
+    """What reward functions say of rollouts. score [B] float64; graded [B]: whether any function answered.
+
+    success [B]: score >= the sum of the positive weights of the functions that answered the row, which is the score
+    where each of these gives 1 and none of negative weight takes away. metrics: `reward/NAME` -> (sum, count) of a
+    function's own rewards, unweighted, over the rows that it answered.
+    """
+
+    score: Float[Tensor, " B"]
+    success: Bool[Tensor, " B"]
+    graded: Bool[Tensor, " B"]
+    metrics: Metrics
+
+
 @dataclass(frozen=True)
 class Rewards:
     """A weighted sum of reward functions."""
 
     rewards: tuple[Reward, ...]
 
-    def __call__(self, rollouts: Rollouts) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
-        """(score [B] float64, graded [B]): weighted sums over the functions that answered, 0 where none did."""
+    def __call__(self, rollouts: Rollouts) -> Rewarded:
+        """Weighted sums over the functions that answered, 0 where none did; success as in `Rewarded`."""
         parts = self.parts(rollouts)
         columns = [(reward.weight, parts[reward.name]) for reward in self.rewards]
-        rows = [[(weight, column[row]) for weight, column in columns] for row in range(len(rollouts))]
-        score = [sum(weight * value for weight, value in row if value is not None) for row in rows]
-        graded = [any(value is not None for _, value in row) for row in rows]
-        return torch.tensor(score, dtype=torch.float64), torch.tensor(graded, dtype=torch.bool)
+        rows = [[(w, v) for w, column in columns if (v := column[i]) is not None] for i in range(len(rollouts))]
+        score = torch.tensor([sum(w * v for w, v in row) for row in rows], dtype=torch.float64)
+        full = torch.tensor([sum(w for w, _ in row if w > 0) for row in rows], dtype=torch.float64)
+        graded = torch.tensor([len(row) > 0 for row in rows], dtype=torch.bool)
+        return Rewarded(score, graded & (score >= full), graded, _metrics(parts))
 
     def parts(self, rollouts: Rollouts) -> dict[str, list[float | None]]:
         """Function name -> its own rewards, unweighted, one a rollout; None where it does not apply."""
         return {reward.name: reward(rollouts) for reward in self.rewards}
+
+
+def _metrics(parts: Mapping[str, Sequence[float | None]]) -> Metrics:
+    given = {name: [value for value in column if value is not None] for name, column in parts.items()}
+    return {f"reward/{name}": (sum(values), len(values)) for name, values in given.items()}
 
 
 def load_rewards(specs: Sequence[str]) -> Rewards:
@@ -151,6 +174,11 @@ def _pairs(rollouts: Rollouts) -> list[tuple[Example, str]]:
     return list(zip(rollouts.example, rollouts.text, strict=True))
 
 
+def _answer(example: Example) -> Any:
+    """The answer as the data holds it; that of an example of no file is a text anyway."""
+    return example.meta.get("answer", example.answer)
+
+
 def _columns(name: str, rollouts: Rollouts) -> dict[str, Any]:
     """TRL's arguments: the built-in ones, then every data column as a list; message lists where the prompt is one."""
     examples = rollouts.example
@@ -158,7 +186,8 @@ def _columns(name: str, rollouts: Rollouts) -> dict[str, Any]:
     taken = next((column for column in names if column in _BUILT_IN), None)
     if taken is not None:
         raise InputError(f"reward '{name}': the data column '{taken}' collides with TRL's argument: rename the column")
-    columns = {column: [example.meta.get(column) for example in examples] for column in names if column != "messages"}
+    more = [column for column in names if column not in ("messages", "answer")]
+    columns = {column: [example.meta.get(column) for example in examples] for column in more}
     chats = [example.meta.get("messages") for example in examples]
     return {
         "prompts": [example.prompt if chat is None else chat for example, chat in zip(examples, chats, strict=True)],
@@ -168,6 +197,6 @@ def _columns(name: str, rollouts: Rollouts) -> dict[str, Any]:
         ],
         "completion_ids": [ids[mask].tolist() for ids, mask in zip(rollouts.ids, rollouts.mask, strict=True)],
         "id": [example.id for example in examples],
-        "answer": [example.answer for example in examples],
+        "answer": [_answer(example) for example in examples],
         **columns,
     }

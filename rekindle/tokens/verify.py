@@ -15,7 +15,10 @@ from rekindle.tokens.tasks.base import Task
 
 @dataclass(frozen=True)
 class Verifier:
-    """What labels and shapes ask about text. With `rewards`, these give the score; success is a score of 1 or more."""
+    """What labels and shapes ask about text.
+
+    With `rewards`, these give the score; success is a score of at least the sum of their positive weights (`Rewarded`).
+    """
 
     task: Task
     rewards: Rewards | None = None
@@ -44,15 +47,17 @@ class Verifier:
     def verify(self, rollouts: Rollouts) -> Verdicts:
         """Verdicts against the references, or by the user's reward functions. A truncated response is no success.
 
-        Against references it then scores 0; a reward function's score stays as it is.
+        Against references it then scores 0; a reward function's score stays as it is. Each function's own rewards go
+        into the metrics.
         """
         answers = [self.task.extract(text) for text in rollouts.text]
         if self.rewards is None:
             grades = [self.task.grade(a, e.answer) for a, e in zip(answers, rollouts.example, strict=True)]
             return Verdicts.of(answers, _ended(grades, rollouts), {})
-        score, graded = self.rewards(rollouts)
-        right = [s >= 1.0 if g else None for s, g in zip(score.tolist(), graded.tolist(), strict=True)]
-        return replace(Verdicts.of(answers, _ended(right, rollouts), {}), score=score.double())
+        got = self.rewards(rollouts)
+        right = [s if g else None for s, g in zip(got.success.tolist(), got.graded.tolist(), strict=True)]
+        verdicts = Verdicts.of(answers, _ended(right, rollouts), {})
+        return replace(verdicts, score=got.score, reward=got.score, metrics=got.metrics)
 
     def truths(self, answers: Sequence[str | None], rollouts: Rollouts) -> torch.Tensor:
         """Hidden correctness [B] of answers, for monitoring only: 1, 0, or NaN where there is no reference."""

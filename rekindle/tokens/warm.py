@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from rekindle.errors import GuardStop, InputError
 from rekindle.tokens.charset import build_tokenizer
 from rekindle.tokens.loader import quiet
+from rekindle.tokens.recipes import PROMPTS, Recipe, command
+from rekindle.tokens.recipes import RECIPES as RECIPES
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.warm_accuracy import measure
 
@@ -45,28 +47,6 @@ class WarmTask(Protocol):
     def warm_examples(self, seed: int) -> Iterator[tuple[str, str]]:
         """Endless (prompt, response) pairs, the same ones for the same seed."""
         ...
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a warm start is trained: the sizes of the model and the options of the optimiser."""
-
-    steps: int
-    batch: int
-    lr: float
-    seed: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    threads: int
-
-
-RECIPES: dict[str, Recipe] = {
-    "reduce": Recipe(1500, 128, 2e-3, 0, hidden=128, layers=3, heads=4, kv_heads=2, threads=1),
-    "digit_sum": Recipe(1450, 128, 6e-3, 0, hidden=64, layers=1, heads=2, kv_heads=2, threads=1),
-}
-"""What the shipped models were trained with; the defaults of `rekindle warm`."""
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -171,6 +151,9 @@ def _train(
 
 
 def _checked(task: Task, out: Path) -> WarmTask:
+    file = next((place for place in (out, *out.parents) if place.is_file()), None)
+    if file is not None:
+        raise InputError(f"{file} is a file: give an --out that is a new or empty folder")
     if not isinstance(task, WarmTask):
         raise InputError(
             f"task '{task.name}' has no warm examples: use a task that has `warm_examples`, such as reduce"
@@ -194,12 +177,12 @@ def warm(
     kv_heads: int,
     threads: int,
     progress: Progress | None = None,
-    prompts: int = 40,
+    prompts: int = PROMPTS,
 ) -> dict[str, Any]:
     """Train a model on the warm examples of `task`, write it to the new or empty folder `out`, return `warm.json`.
 
     `progress(step, loss)` is called after each step; `prompts` is the number measured on each split at the end.
-    Raises `InputError` if `out` holds something or the task has no warm examples.
+    Raises `InputError` if `out` holds something or is a file, or the task has no warm examples.
     """
     recipe = Recipe(steps, batch, lr, seed, hidden, layers, heads, kv_heads, threads)
     source = _checked(task, out)
@@ -213,11 +196,13 @@ def warm(
         accuracy = measure(task, model, tokenizer, prompts, 8, seed)
     finally:
         torch.set_num_threads(before)
-    return _write(out, task, recipe, model, tokenizer, losses, accuracy, trained)
+    said = command(task.name, recipe, prompts)
+    return _write(out, said, task, recipe, model, tokenizer, losses, accuracy, trained)
 
 
 def _write(
     out: Path,
+    said: str,
     task: Task,
     recipe: Recipe,
     model: PreTrainedModel,
@@ -228,7 +213,7 @@ def _write(
 ) -> dict[str, Any]:
     every = max(1, len(losses) // 50)
     report = {
-        "command": f"rekindle warm --task {task.name} --out DIR --steps {recipe.steps} --seed {recipe.seed}",
+        "command": said,
         "task": task.name,
         "task_version": task.version,
         "recipe": asdict(recipe),

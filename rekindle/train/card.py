@@ -31,12 +31,12 @@ Versions: {versions}.
 """
 
 
-def write_model_card(run: Run, folder: Path) -> None:
-    """Write README.md into the folder of the final model."""
+def write_model_card(run: Run, folder: Path, name: str) -> None:
+    """Write README.md into `folder`, for the model that will be known as `name`."""
     config = run.resolved.config
     card = find_method(config.method).card
     text = TEMPLATE.format(
-        name=folder.name,
+        name=name,
         method=config.method,
         title=f" ({card.title}, {card.year})" if card else "",
         steps=config.steps,

@@ -7,15 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rekindle.errors import EngineDead, GuardStop, InputError
 from rekindle.train.config import dotted
-from rekindle.train.events import raw_events
 from rekindle.train.options import parse_assignment
 from rekindle.train.start import Asked, prepare
 
@@ -97,7 +95,7 @@ def compare(plan: Plan, out: Path, heard: Heard) -> dict[str, Any]:
 def _run(plan: Plan, waiting: list[Member], heard: Heard) -> None:
     """Run the members, `jobs` at a time. Whatever ends this ends those that still run; a rerun goes on with them."""
     running: dict[Member, subprocess.Popen[bytes]] = {}
-    told: dict[str, int] = {}
+    told: dict[str, int] = {}  # bytes of a member's records that were passed on
     try:
         while waiting or running:
             while waiting and len(running) < plan.jobs:
@@ -126,6 +124,9 @@ def equal(plan: Plan) -> tuple[str, ...]:
 
 
 def _claim(plan: Plan, out: Path) -> None:
+    file = next((place for place in (out, *out.parents) if place.is_file()), None)
+    if file is not None:
+        raise InputError(f"{file} is a file: give an --out that is a new or empty folder")
     path = out / "compare.json"
     wanted = json.loads(json.dumps(plan.fixed()))
     if not path.exists():
@@ -167,10 +168,17 @@ def _tell(member: Member, told: dict[str, int], heard: Heard) -> None:
     if not events.exists():
         return
     seen = told.get(member.name, 0)
-    for record in islice(raw_events(events), seen, None):
+    with events.open("rb") as file:
+        file.seek(seen)
+        # A last line without its end is still being written, or was torn by a kill and is cut off on resuming.
+        whole, end, _ = file.read().rpartition(b"\n")
+    for text in whole.splitlines():
+        try:
+            record = json.loads(text)
+        except ValueError:
+            raise InputError(f"{events} holds a line that is no event: restore or delete the line") from None
         heard(member.name, record)
-        seen += 1
-    told[member.name] = seen
+    told[member.name] = seen + len(whole) + len(end)
 
 
 def _finish(member: Member, code: int) -> None:
@@ -187,21 +195,21 @@ def _finish(member: Member, code: int) -> None:
 def collect(plan: Plan, out: Path) -> dict[str, Any]:
     """The finished results as `{"base": {METRIC: number}, "methods": {NAME: {METRIC: [one value a seed]}}}`, and more.
 
+    A metric that does not exist (`invalid_right` of a model without a right answer) is absent, null for one seed.
     Added: `seeds`, `settings`, `base_error` (standard errors over prompts), and `seconds` (method -> one value a seed,
     training and evaluation); all metrics of the evaluation are in.
     """
     found = {m: json.loads((m.folder / "result.json").read_text(encoding="utf-8")) for m in members(plan, out)}
     base = next(result for member, result in found.items() if member.method is None)
-    methods: dict[str, dict[str, list[float]]] = {}
+    methods: dict[str, list[dict[str, float]]] = {}
     seconds: dict[str, list[float]] = {BASE: [base["seconds"]]}
     for member, result in found.items():
         if member.method is not None:
             seconds.setdefault(slug(member.method), []).append(result["seconds"])
-            for name in base["metrics"]:
-                methods.setdefault(slug(member.method), {}).setdefault(name, []).append(result["metrics"][name])
+            methods.setdefault(slug(member.method), []).append(result["metrics"])
     results = {
         "base": base["metrics"],
-        "methods": methods,
+        "methods": {name: by_metric(base["metrics"], runs) for name, runs in methods.items()},
         "base_error": base["error"],
         "seconds": seconds,
         "seeds": list(plan.seeds),
@@ -210,3 +218,9 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
     }
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
+
+
+def by_metric(base: Mapping[str, float], runs: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Metric -> one value a run (None where the run has none), in the order of the base's metrics."""
+    names = dict.fromkeys(name for metrics in (base, *runs) for name in metrics)
+    return {name: [run.get(name) for run in runs] for name in names if any(name in run for run in runs)}

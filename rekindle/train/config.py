@@ -6,6 +6,7 @@ Unknown names are refused everywhere.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,6 +18,10 @@ from rekindle.train.checks import check
 from rekindle.train.settings import RunConfig
 
 Origin = Literal["default", "method", "profile", "run.toml", "flag", "--set"]
+_RANK: Mapping[Origin, int] = {"default": 0, "method": 0, "profile": 1, "run.toml": 2, "flag": 3, "--set": 3}
+_SOURCES = ("task", "data", "data_heldout", "data_ood")
+STAGE = re.compile(r"^methods\.\d+\.")
+"""Where a record has several methods one after another, an option without this prefix is set in all that have it."""
 RECORDED = "run"
 """The table of run.toml that only records what was resolved: never an input."""
 
@@ -48,6 +53,19 @@ def early(name: str, toml: Mapping[str, Any] | None, sets: Sequence[str], flags:
     return None if value == "none" else value
 
 
+def early_source(
+    toml: Mapping[str, Any] | None, sets: Sequence[str], flags: Mapping[str, Any]
+) -> tuple[str | None, str | None]:
+    """(task, data) that `resolve` will choose, one of them None; the default task where nothing is said."""
+    above = {**_asked(sets, flags), **flags}
+    ranked = ((above, _RANK["flag"]), (dotted(toml or {}), _RANK["run.toml"]))
+    rank = {n: next((r for values, r in ranked if n in values), _RANK["default"]) for n in ("task", "data")}
+    said = {n: early(n, toml, sets, flags) if rank[n] else None for n in rank}
+    if said["data"] is not None and (said["task"] is None or rank["data"] >= rank["task"]):
+        return None, str(said["data"])
+    return str(said["task"] or "reduce"), None
+
+
 def resolve(
     method: str,
     record: Any,
@@ -77,11 +95,12 @@ def resolve(
         values, more = translate(values, config.flat(), record)
         notes += more
         for path, value in values.items():
-            config, record = _set(config, record, path, value)
-            origin[path] = name
+            for place in _places(path, config, record):
+                config, record = _set(config, record, place, value)
+                origin[place] = name
     if config.method != method:
         raise InputError(f"run.toml is of the method '{config.method}', not of '{method}': name one of the two")
-    config = _one_source(config, origin)
+    config = _one_source(config, {n: _RANK[origin[n]] for n in _SOURCES})
     check(record, config.rollout)
     known = [*config.flat(), *options.flatten(record)]
     return Resolved(config, record, {path: origin.get(path, "method") for path in known}, tuple(notes))
@@ -116,17 +135,32 @@ def _set(config: RunConfig, record: Any, path: str, value: Any) -> tuple[RunConf
     return config, options.override(record, path, value)
 
 
+def _places(path: str, config: RunConfig, record: Any) -> list[str]:
+    """Where an option is set: at its own path, or in every stage of a record that has several methods."""
+    theirs = options.flatten(record)
+    staged = [place for place in theirs if STAGE.sub("", place) == path]
+    return staged if staged and path not in theirs and path not in config.flat() else [path]
+
+
 def _refuse_essence(path: str, essence: Sequence[str]) -> None:
     for slot in essence:
         if path == slot or path.startswith(slot + "."):
             raise InputError(f"the task's profile sets '{path}', the idea of this method: take it out of the profile")
 
 
-def _one_source(config: RunConfig, origin: Mapping[str, Origin]) -> RunConfig:
-    if config.data is not None and config.task is not None:
-        if origin["task"] not in ("default", "profile"):
-            raise InputError(f"task '{config.task}' and data '{config.data}' are both given: drop one")
-        return replace(config, task=None)
+def _one_source(config: RunConfig, rank: Mapping[str, int]) -> RunConfig:
+    """The configuration with one of task and data: of two, that of the higher layer. rank: the layer of each."""
     if config.data is None and config.task is None:
         raise InputError("there is nothing to train on: give --task NAME or --data FILE")
+    if config.data is not None and config.task is not None:
+        if rank["task"] == rank["data"]:
+            raise InputError(f"task '{config.task}' and data '{config.data}' are both given: drop one")
+        if rank["data"] > rank["task"]:
+            return replace(config, task=None)
+        lower = {n: None for n in ("data", "data_heldout", "data_ood") if rank[n] < rank["task"]}
+        config = replace(config, **lower)
+    if config.data is None and (extra := config.data_heldout or config.data_ood):
+        raise InputError(
+            f"'{extra}' is given to evaluate on, but the run trains on a task: give --data FILE or drop it"
+        )
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,15 +13,22 @@ from rekindle.errors import InputError
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
 from rekindle.tokens.verify import Verifier
+from rekindle.train.config import Resolved
 from rekindle.train.estimators import maj_at_k, pass_at_k, standard_error
 
 EVAL_SALT = 1 << 20
 """Added to the seed of evaluation keys, so that no evaluation replays a training step's uniforms."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Metric -> mean over prompts, and metric -> standard error over prompts. `prompts` and `samples` say how many."""
+    """Metric -> mean over prompts, and metric -> standard error over prompts. `prompts` and `samples` say how many.
+
+    A metric that exists for no prompt is absent from both; the standard error of a single prompt is NaN.
+    """
 
     mean: Mapping[str, float]
     error: Mapping[str, float]
@@ -41,7 +49,8 @@ def evaluate(
     """Sample each labelled example `samples` times and measure.
 
     pass@k, maj@k (k in `ks`), avg@n, entropy (nats a token), length, distinct (right valid derivations a prompt),
-    invalid_right (share of right answers whose derivation is not valid), ways/NAME (share of each way of working).
+    invalid_right (share of a prompt's right answers whose derivation is not valid; its mean is over the prompts that
+    have a right answer, absent where none has), ways/NAME (share of each way of working).
     InputError where no example has a reference, or a k exceeds `samples`.
     """
     if max(ks, default=1) > samples:
@@ -58,12 +67,26 @@ def evaluate(
             rows = np.arange(i * samples, (i + 1) * samples)
             for name, value in measure(_rows(rollouts, rows), verifier, ks).items():
                 table.setdefault(name, []).append(value)
+    there = {name: values for name, values in table.items() if not np.isnan(values).all()}
     return Evaluation(
-        mean={name: float(np.nanmean(values)) if not np.isnan(values).all() else 0.0 for name, values in table.items()},
-        error={name: standard_error([v for v in values if not np.isnan(v)]) for name, values in table.items()},
+        mean={name: float(np.nanmean(values)) for name, values in there.items()},
+        error={name: standard_error([v for v in values if not np.isnan(v)]) for name, values in there.items()},
         prompts=len(labelled),
         samples=samples,
     )
+
+
+def evaluation_sampling(resolved: Resolved) -> Sampling:
+    """A run's sampler settings for evaluation: temperature 1 and the full distribution, whatever training uses."""
+    rollout = resolved.config.rollout
+    return Sampling(max_tokens=rollout.max_tokens, stop=rollout.stop, block=rollout.block)
+
+
+def spread(examples: Sequence[T], count: int) -> list[T]:
+    """`count` examples evenly spaced over the list (all of them where there are no more): a split keeps its mixture."""
+    if len(examples) <= count:
+        return list(examples)
+    return [examples[i * len(examples) // count] for i in range(count)]
 
 
 def _rows(rollouts: Rollouts, rows: np.ndarray) -> Rollouts:
@@ -88,7 +111,7 @@ def measure(group: Rollouts, verifier: Verifier, ks: Sequence[int]) -> dict[str,
 
 
 def derivation_metrics(group: Rollouts, right: Sequence[bool], verifier: Verifier) -> dict[str, float]:
-    """distinct, invalid_right and the share of each way of working."""
+    """distinct, invalid_right (NaN where no answer is right) and the share of each way of working."""
     task = verifier.task
     pairs = zip(group.example, group.text, strict=True)
     found = [task.derivation(example, text) for example, text in pairs]

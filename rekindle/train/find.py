@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rekindle import methods
 from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.stages import Stages
 from rekindle.errors import InputError
 from rekindle.tokens.collect import Answers
 from rekindle.tokens.plugins import load_function
@@ -36,10 +40,34 @@ def find_method(name: str) -> Found:
     return Found(name.replace("-", "_"), module.CARD, module.method)
 
 
-def make_method(found: Found) -> PolicyGradient:
-    """The record of parts; InputError where the user's function returns something that is no method."""
-    record = found.make()
-    if not isinstance(record, PolicyGradient) or not isinstance(record.collect, Answers):
+def make_method(found: Found) -> PolicyGradient | Stages:
+    """The record of parts; InputError where the user's function needs arguments, raises, or returns no method."""
+    record = _called(found) if ":" in found.name else found.make()
+    known = isinstance(record, PolicyGradient | Stages)
+    if not known or not all(isinstance(method.collect, Answers) for method in record.methods):
         kind = type(record).__name__
-        raise InputError(f"'{found.name}' returned {kind}: return a PolicyGradient that collects Answers")
+        raise InputError(f"'{found.name}' returned {kind}: return a PolicyGradient (or Stages) that collects Answers")
     return record
+
+
+def _called(found: Found) -> object:
+    """What the user's function returns. A method of the package that raises is a bug and keeps its traceback."""
+    needed = _required(found.make)
+    if needed:
+        raise InputError(
+            f"'{found.name}' needs arguments ({', '.join(needed)}): write a function without any, or give them defaults"
+        )
+    try:
+        return found.make()
+    except (Exception, SystemExit) as error:
+        file = Path(found.name.rpartition(":")[0]).expanduser().resolve()
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise InputError(f"'{found.name}'{where} raised {type(error).__name__}: {error}: fix the function") from error
+
+
+def _required(function: Callable[..., object]) -> list[str]:
+    """Names of the parameters that a call has to give."""
+    lists = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in lists]

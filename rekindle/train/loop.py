@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rekindle.core.schedules import resolve
 from rekindle.core.types import mean_metrics
 from rekindle.train.archive import write_rollouts
+from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import publish, save_checkpoint, save_model
 from rekindle.train.evaluate import evaluate
 from rekindle.train.events import EventLog
-from rekindle.train.run import Run, evaluated_split, sampling_of
+from rekindle.train.refusals import evaluated_split
+from rekindle.train.run import Run, sampling_of
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -55,11 +56,10 @@ class Folder:
 def train(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> None:
     """Take the steps that are left. Every record goes to `log` and to `heard` (the live view)."""
     steps = run.resolved.config.steps
-    base = run.record
     while run.step_index < steps:
         began = time.perf_counter()
         run.observed, run.seconds, run.last_rollouts = {}, {}, []
-        run.record = resolve(base, run.step_index / max(1, steps - 1))
+        run.record = run.method.at(run.step_index / max(1, steps - 1))
         metrics = run.record.step(run)
         values = {**mean_metrics(run.observed), **mean_metrics(metrics)}
         run.step_index += 1
@@ -68,11 +68,10 @@ def train(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> No
         if run.last_rollouts:
             heard(shown_sample(run))
         after_step(run, folder, log, heard)
-    run.record = base
 
 
 def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> None:
-    """Evaluate and checkpoint where this step asks for it; the last step always leaves the final model."""
+    """Evaluate, keep rollouts and checkpoint where this step asks for it."""
     config = run.resolved.config
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
         heard(log.write("eval", run.step_index, quick_evaluation(run)))
@@ -83,11 +82,17 @@ def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) 
     if config.checkpoint.every and run.step_index % config.checkpoint.every == 0:
         log.sync()
         save_checkpoint(run, folder.checkpoints, config.checkpoint.keep)
-    if run.step_index == config.steps:
-        partial = folder.root / ".final.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        save_model(run, partial)
-        publish(partial, folder.final)
+
+
+def finish(run: Run, folder: Folder) -> None:
+    """Leave the trained model and its card in `final/`; it appears whole or not at all."""
+    if folder.final.exists():
+        return
+    partial = folder.root / ".final.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(run, partial)
+    write_model_card(run, partial, folder.final.name)
+    publish(partial, folder.final)
 
 
 def quick_evaluation(run: Run) -> dict[str, float]:

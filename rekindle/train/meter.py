@@ -22,7 +22,7 @@ from rekindle.tokens.verify import Verifier
 def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label, verifier: Verifier) -> Metrics:
     """Metrics of all N samples a prompt (votes), and of the `trained` rows among them."""
     rows = len(rollouts)
-    mask = rollouts.mask
+    mask, graded = rollouts.mask, verdicts.graded
     truth = verifier.truths(verdicts.answer, rollouts)
     known = ~truth.isnan()
     metrics: Metrics = {
@@ -30,11 +30,12 @@ def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label,
         "length": (mask.sum().item(), rows),
         "truncated": (sum(f == "length" for f in rollouts.finish), rows),
         "no_answer": (sum(a is None for a in verdicts.answer), rows),
-        "success": (verdicts.success.sum().item(), rows),
-        "score": (verdicts.score.sum().item(), rows),
+        "graded": (graded.sum().item(), rows),
+        "success": (verdicts.success[graded].sum().item(), graded.sum().item()),
+        "score": (verdicts.score[graded].sum().item(), graded.sum().item()),
         "truth/pass@1": (truth[known].sum().item(), known.sum().item()),
     }
-    metrics |= entropy_by_success(rollouts.entropy, mask, verdicts.success)
+    metrics |= entropy_by_success(rollouts.entropy, mask & graded[:, None], verdicts.success)
     metrics |= group_metrics(rollouts.take(trained), verdicts.take(trained))
     metrics |= way_metrics(rollouts.take(trained), verifier)
     if label.votes:

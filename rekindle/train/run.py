@@ -18,11 +18,12 @@ from rekindle.core.descend import backward
 from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
 from rekindle.core.schedules import plain
+from rekindle.core.stages import Stages
 from rekindle.core.types import Batch, Metrics, Update, add_metrics
-from rekindle.errors import GuardStop, InputError
+from rekindle.errors import GuardStop
 from rekindle.tokens.embed import Embed, HashedNgrams, PolicyStates
 from rekindle.tokens.labels import Label, Verdicts
-from rekindle.tokens.loader import Loaded, context_length, load_model
+from rekindle.tokens.loader import Loaded, load_model
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rewards import load_rewards
 from rekindle.tokens.rollouts import Example, Rollouts
@@ -33,14 +34,19 @@ from rekindle.tokens.verify import Verifier
 from rekindle.train.config import Resolved
 from rekindle.train.meter import meter
 from rekindle.train.quarantine import quarantine
+from rekindle.train.refusals import check_prompts, check_run
 from rekindle.train.settings import samples_per_prompt
 
 
 @dataclass(eq=False)
 class Run:
-    """The state of a run. `memory` holds what is saved besides weights and optimiser: plain numbers by name."""
+    """The state of a run. `memory` holds what is saved besides weights and optimiser: plain numbers by name.
+
+    method: all of the run. record: the method of this step, its schedules resolved to plain numbers.
+    """
 
     resolved: Resolved
+    method: PolicyGradient | Stages
     record: PolicyGradient
     task: Task
     loaded: Loaded
@@ -165,26 +171,19 @@ def sampling_of(resolved: Resolved) -> Sampling:
 
 def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
     """Load everything a run needs, at its start weights. InputError where the model or the data cannot serve it."""
-    config, record = resolved.config, resolved.record
+    check_run(resolved, task)
+    config, method = resolved.config, resolved.record
     where = {"device": config.device, "dtype": config.dtype}
-    loaded = load_model(config.model, task_name=task.name, system_prompt=task.system_prompt, **where)
+    loaded = load_model(config.model, task_name=task.name, system_prompt=config.system(task.system_prompt), **where)
     loaded.model.train()
     rewards = load_rewards(config.reward) if config.reward else None
-    if rewards is not None and not record.collect.label.needs_truth:
-        raise InputError(f"method '{config.method}' scores by its own samples and would ignore --reward: drop it")
     examples = task.split("train")
-    if record.collect.label.needs_truth and rewards is None and all(e.answer is None for e in examples):
-        raise InputError(
-            f"method '{config.method}' needs answers and the data has none: add an 'answer' column, give --reward "
-            "FILE.py:function, or use a label-free method such as evol_rl"
-        )
     check_prompts(loaded, examples, config.rollout.max_tokens)
-    if config.evaluate.every:
-        check_labels(task)
-    frozen = _frozen(loaded.model) if _wants_reference(record, config.embed) else None
+    frozen = _frozen(loaded.model) if _wants_reference(method, config.embed) else None
     return Run(
         resolved=resolved,
-        record=record,
+        method=method,
+        record=method.at(0.0),
         task=task,
         loaded=loaded,
         policy=LMPolicy(loaded.model, temperature=config.rollout.temperature),
@@ -192,35 +191,10 @@ def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
         verifier=Verifier(task, rewards),
         embed=HashedNgrams() if frozen is None or config.embed == "ngrams" else PolicyStates(frozen, loaded.tokenizer),
         references={} if frozen is None else {"reference": frozen},
-        optimizer=make_optimizer(loaded.model, record),
+        optimizer=make_optimizer(loaded.model, method.methods[0]),
         examples=examples,
         folder=folder,
     )
-
-
-def check_prompts(
-    loaded: Loaded, examples: Sequence[Example], max_tokens: int, option: str = "rollout.max_tokens"
-) -> None:
-    """InputError naming the first prompt that leaves no room for `max_tokens` (`option`) in the model's context."""
-    limit = context_length(loaded.model)
-    for example in examples:
-        length = len(loaded.encode(example))
-        if limit is not None and length + max_tokens > limit:
-            raise InputError(
-                f"prompt '{example.id}' has {length} tokens, which with {option}={max_tokens} exceeds the model's "
-                f"context of {limit}: shorten or drop it, or give a smaller {option}"
-            )
-
-
-def check_labels(task: Task) -> None:
-    """InputError where the run is to be evaluated on examples of which none has an answer."""
-    if all(example.answer is None for example in task.split(evaluated_split(task))):
-        raise InputError("the data has no answers to evaluate on: set evaluate.every=0 or add an 'answer' column")
-
-
-def evaluated_split(task: Task) -> str:
-    """The split that a run is evaluated on: "train" stands in where there is no held-out one."""
-    return "heldout" if "heldout" in task.splits else "train"
 
 
 def make_optimizer(model: torch.nn.Module, record: PolicyGradient) -> torch.optim.AdamW:
@@ -231,8 +205,8 @@ def make_optimizer(model: torch.nn.Module, record: PolicyGradient) -> torch.opti
     return torch.optim.AdamW(parameters, lr=1.0, betas=betas, weight_decay=descent.weight_decay)
 
 
-def _wants_reference(record: PolicyGradient, embed: str) -> bool:
-    return embed == "policy" or any("reference" in need.passes for need in record.needs())
+def _wants_reference(method: PolicyGradient | Stages, embed: str) -> bool:
+    return embed == "policy" or any("reference" in need.passes for need in method.needs())
 
 
 def _frozen(model: Any) -> Any:

@@ -23,21 +23,26 @@ PACKAGES = ("rekindle", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Saved:
-    """What run.toml says of the run that wrote it. `options`: every option of run and record, by dotted path."""
+    """What run.toml says of the run that wrote it. `options`: every option of run and record, by dotted path.
+
+    inputs: file -> sha256 of the user's own files that the run read.
+    """
 
     method: str
     options: Mapping[str, Any]
     record_hash: str
     versions: Mapping[str, str]
+    inputs: Mapping[str, str]
 
 
-def to_toml(resolved: Resolved) -> str:
+def to_toml(resolved: Resolved, inputs: Mapping[str, str] | None = None) -> str:
     """The text of run.toml. TOML has no null: as an input, None is the word "none"; in the record, a list of names."""
     own = resolved.config.flat()
     said = {path: value for path, value in resolved.options.items() if path in own or resolved.origin[path] != "method"}
     recorded = {
         "record_hash": resolved.record_hash,
         "versions": versions(),
+        "inputs": dict(inputs or {}),
         "origin": {path: origin for path, origin in resolved.origin.items() if origin not in ("default", "method")},
         "options": {path: _written(value) for path, value in resolved.options.items() if value is not None},
         "unset": [path for path, value in resolved.options.items() if value is None],
@@ -53,7 +58,7 @@ def from_toml(text: str, where: str = "run.toml") -> Saved:
         raise InputError(f"{where} records no run (no table [{RECORDED}]): it was not written by a run of rekindle")
     options: dict[str, Any] = {path: tuple(v) if isinstance(v, list) else v for path, v in recorded["options"].items()}
     options |= dict.fromkeys(recorded["unset"])
-    return Saved(options["method"], options, recorded["record_hash"], recorded["versions"])
+    return Saved(options["method"], options, recorded["record_hash"], recorded["versions"], recorded.get("inputs", {}))
 
 
 def parse(text: str, where: str) -> dict[str, Any]:

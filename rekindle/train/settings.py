@@ -13,6 +13,8 @@ from rekindle.train import options
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 Whole = Annotated[int, Field(ge=1)]
+TASKS_OWN = "task"
+"""The `system_prompt` that stands for the task's own."""
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -70,12 +72,19 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
-    """All of a run but its method's record. embed: what novelty compares, "ngrams" or the start model's states."""
+    """All of a run but its method's record.
+
+    data_heldout, data_ood: files to evaluate on, for runs on `data`. embed: what novelty compares, "ngrams" or the
+    start model's states. system_prompt: "task" = the task's own, None = none, any other text = that text.
+    """
 
     method: str
     model: str = "embedded"
     task: str | None = "reduce"
     data: str | None = None
+    data_heldout: str | None = None
+    data_ood: str | None = None
+    system_prompt: str | None = TASKS_OWN
     reward: tuple[str, ...] = ()
     steps: Whole = 100
     seed: Count = 0
@@ -87,6 +96,10 @@ class RunConfig:
     evaluate: Evaluate = field(default_factory=Evaluate)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)
+
+    def system(self, own: str | None) -> str | None:
+        """The system prompt of the run, given the task's `own`."""
+        return own if self.system_prompt == TASKS_OWN else self.system_prompt
 
     def flat(self) -> dict[str, Any]:
         """Dotted path -> value, without the names of the sections."""

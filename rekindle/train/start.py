@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rekindle.errors import InputError
 from rekindle.tokens.tasks import load_task
@@ -13,14 +17,13 @@ from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.files import load_files
 from rekindle.train import runfile
 from rekindle.train.baseline import write_baseline
-from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import checkpoints, load_checkpoint
-from rekindle.train.config import Resolved, early, resolve
+from rekindle.train.config import Resolved, early, early_source, resolve
 from rekindle.train.events import EventLog
 from rekindle.train.find import find_method, make_method
-from rekindle.train.loop import Folder, Listener, train
+from rekindle.train.loop import Folder, Listener, finish, train
 from rekindle.train.plan import refuse_changes
-from rekindle.train.run import make_run
+from rekindle.train.run import Run, make_run
 from rekindle.train.sinks import open_sinks
 
 
@@ -38,9 +41,11 @@ def prepare(asked: Asked) -> tuple[Resolved, Task]:
     """The resolved run and its task; InputError, one sentence, for anything that cannot work."""
     found = find_method(asked.method)
     record = make_method(found)
-    data = early("data", asked.toml, asked.sets, asked.flags)
-    name = early("task", asked.toml, asked.sets, asked.flags)
-    task: Task = load_files(str(data)) if data is not None else load_task(str(name or "reduce"))
+    said = (asked.toml, asked.sets, asked.flags)
+    name, data = early_source(*said)
+    files = {split: early(f"data_{split}", *said) for split in ("heldout", "ood")}
+    rewarded = bool(early("reward", *said))
+    task: Task = load_files(data, **files, rewarded=rewarded) if data is not None else load_task(str(name))
     resolved = resolve(
         found.name,
         record,
@@ -73,6 +78,9 @@ def claim(folder: Folder, resolved: Resolved, resume: bool) -> Path | None:
         raise InputError(f"the folder {folder.root} holds a run: add --resume to go on with it, or give another --out")
     saved = runfile.from_toml(folder.config.read_text(encoding="utf-8"), str(folder.config))
     refuse_changes(saved.options, resolved.options)
+    other = [file for file, digest in inputs(resolved).items() if saved.inputs.get(file, digest) != digest]
+    if other:
+        raise InputError(f"--resume, but {other[0]} has changed since the run began: restore it, or give another --out")
     there = checkpoints(folder.checkpoints)
     return there[-1] if there else None
 
@@ -85,29 +93,51 @@ def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> 
         heard({"kind": "note", "step": resolved.config.steps, "text": f"{folder.root} is finished: nothing to do"})
         return folder
     run = make_run(resolved, task, folder.root)
-    sinks = open_sinks(resolved.config.track.sinks, folder.root, folder.root.name)
-    if not folder.config.exists():
-        folder.root.mkdir(parents=True, exist_ok=True)
-        folder.config.write_text(runfile.to_toml(resolved), encoding="utf-8")
-
-    def tell(record: dict[str, Any]) -> None:
-        heard(record)
+    with ExitStack() as open_now:
+        sinks = open_sinks(resolved.config.track.sinks, folder.root, folder.root.name)
         for sink in sinks:
-            sink.write(record)
+            open_now.callback(sink.close)
+        if not folder.config.exists():
+            folder.root.mkdir(parents=True, exist_ok=True)
+            write_whole(folder.config, runfile.to_toml(resolved, inputs(resolved)))
+        log = open_now.enter_context(EventLog(folder.events))
 
-    with EventLog(folder.events) as log:
-        if start is not None:
-            load_checkpoint(run, start)
-            tell(log.resume(run.step_index))
-        else:
-            if resume:
-                tell({"kind": "note", "step": 0, "text": f"no checkpoint in {folder.root} yet: starting afresh"})
-                log.resume(0)
-            tell(log.write("start", 0, {"method": resolved.config.method, "versions": dict(runfile.versions())}))
-            write_baseline(run, log, tell)
+        def tell(record: dict[str, Any]) -> None:
+            heard(record)
+            for sink in sinks:
+                sink.write(record)
+
+        begin(run, folder, log, tell, start, resume)
         train(run, folder, log, tell)
-        write_model_card(run, folder.final)
+        finish(run, folder)
         tell(log.write("end", run.step_index, {}))
-    for sink in sinks:
-        sink.close()
     return folder
+
+
+def begin(run: Run, folder: Folder, log: EventLog, tell: Listener, start: Path | None, resume: bool) -> None:
+    """Bring the run to its checkpoint, or write what opens a new one."""
+    if start is not None:
+        load_checkpoint(run, start)
+        tell(log.resume(run.step_index))
+        return
+    if resume:
+        tell({"kind": "note", "step": 0, "text": f"no checkpoint in {folder.root} yet: starting afresh"})
+        log.resume(0)
+    versions = {"versions": dict(runfile.versions()), "threads": torch.get_num_threads()}
+    tell(log.write("start", 0, {"method": run.resolved.config.method, **versions}))
+    write_baseline(run, log, tell)
+
+
+def inputs(resolved: Resolved) -> dict[str, str]:
+    """File -> sha256 of what the run reads besides its model: data, and the files of its method and rewards."""
+    config = resolved.config
+    specs = [spec.rpartition(":")[0] for spec in (config.method, *config.reward) if ":" in spec]
+    files = [config.data, config.data_heldout, config.data_ood, *specs]
+    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rekindle.cli.common import run_safely
 from rekindle.cli.main import app
@@ -62,4 +62,23 @@ def llama_folder(folder: Path, **settings: float | int | None) -> Path:
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    return folder
+
+
+def taught_folder(folder: Path, prompts: list[str], responses: list[str]) -> Path:
+    """A tiny Llama that answers each of the prompts by any of the responses: with the random one, no vote is alive."""
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder(folder))
+    model = LlamaForCausalLM.from_pretrained(folder)
+    texts = [(p, f"{p}{r}<eos>") for p in prompts for r in responses]
+    batch = tokenizer([text for _, text in texts], padding=True, padding_side="right", return_tensors="pt")
+    labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+    for row, (prompt, _) in enumerate(texts):
+        labels[row, : len(tokenizer(prompt).input_ids)] = -100
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss.backward()
+        optimizer.step()
+    with quiet():
+        model.save_pretrained(folder)
     return folder

@@ -35,6 +35,7 @@ def test_the_report_says_what_is_true_here() -> None:
     assert found["engines"]["local"]["usable"] is True
     assert found["devices"]["cpu"]["usable"] is True
     assert found["devices"]["cuda"]["usable"] == torch.cuda.is_available()
+    assert found["devices"]["mps"] == {"usable": False, "what": "Apple GPUs have no float64, in which tokens are drawn"}
     assert found["extras"]["vllm"]["usable"] == (importlib.util.find_spec("vllm") is not None)
 
 

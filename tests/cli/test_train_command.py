@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,14 +14,16 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import rekindle as rekindle_package
 from rekindle.cli.live import Watch, line, to_beat
 from rekindle.cli.panel import LivePanel, clock, fact_rows, spark
 from rekindle.cli.table import compare_table, contract, spread
-from rekindle.tokens.warm import RECIPES
+from rekindle.tokens.recipes import PROMPTS, RECIPES, command
 from rekindle.train.compare import METRICS
 from rekindle.train.events import read_events
-from tests.cli.folders import TINY, Ended, llama_folder, rekindle
+from tests.cli.folders import TINY, Ended, rekindle, taught_folder
 
+ASSETS = Path(rekindle_package.__file__).parent / "assets"
 EVOL = ["train", "evol_rl", "--task", "digit_sum", *TINY]
 
 
@@ -45,7 +48,16 @@ def test_a_run_leaves_its_folder_and_says_where(capsys: pytest.CaptureFixture[st
         ["step", "2/2"],
         ["trained", "model:"],
     ]
-    for word in ("entropy", "success", "label accuracy", "score", "dead groups", "tokens/s"):
+    for word in (
+        "entropy",
+        "success",
+        "majority",
+        "label accuracy",
+        "reward accuracy",
+        "score",
+        "dead groups",
+        "tokens/s",
+    ):
         assert word in lines[1]
     assert "maj@2" in lines[0] and "the line to beat" in lines[0]
     assert lines[-1] == f"trained model: {out / 'final'}"
@@ -78,22 +90,35 @@ def test_a_dry_run_tells_every_option_and_writes_nothing(capsys: pytest.CaptureF
     assert ("terms.1.coef", "0.003", "method") in rows
     assert ("objective.low", "0.9", "--set") in rows
     assert ended.err == "rekindle: note: epsilon: read as objective.low=0.9, objective.high=1.1\n"
+    found = json.loads(done(rekindle(capsys, *EVOL, *sets, "--out", tmp_path / "run", "--dry-run", "--json")).out)
+    assert found["descent.lr"] == {"value": 0.0005, "from": "profile"}
+    assert found["reward"] == {"value": [], "from": "default"} and found["data"]["value"] is None
+    assert found["objective"] == {"value": "Clip", "from": "method"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_architecture_and_a_data_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    model, data, out = llama_folder(tmp_path / "llama"), tmp_path / "data.jsonl", tmp_path / "run"
-    rows = [{"prompt": f"what is {n} and {n}?", "answer": str(2 * n)} for n in range(4)]
+    model, data, out = tmp_path / "llama", tmp_path / "data.jsonl", tmp_path / "run"
+    rows = [{"prompt": f"what is {n} and {7 - n}?", "answer": "7"} for n in range(4)]
+    taught_folder(model, [row["prompt"] for row in rows], ["\\boxed{7}", "so \\boxed{7}", "\\boxed{8}"])
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    args = ["--set", "rollout.max_tokens=8", "--set", "descent.lr=0.01", "--dtype", "float32"]
-    done(rekindle(capsys, "train", "evol_rl", "--model", model, "--data", data, *TINY, *args, "--out", out))
+    args = ["--set", "rollout.max_tokens=16", "--set", "descent.lr=0.001", "--dtype", "float32"]
+    args += ["--set", "rollout.votes=8", "--set", "evaluate.baseline=false"]
+    args += ["--prompts", "2", "--group", "4", "--steps", "2"]
+    done(rekindle(capsys, "train", "evol_rl", "--model", model, "--data", data, *args, "--out", out))
+    steps = [record for record in read_events(out / "events.jsonl") if record["kind"] == "step"]
+    assert len(steps) == 2
+    for record in steps:
+        assert record["vote/majority_share"] > 0.25 and record["groups/dead"] < 1
+        assert record["success"] > 0 and record["grad_norm"] > 0 and record["truth/reward_accuracy"] > 0
+    sampled = pq.read_table(out / "rollouts" / "step-000001.parquet").to_pydict()
+    assert max(sampled["score"]) > 0 > min(sampled["score"]), "no signal: equal scores would prove nothing"
     before = AutoModelForCausalLM.from_pretrained(model).state_dict()
     after = AutoModelForCausalLM.from_pretrained(out / "final").state_dict()
     assert before.keys() == after.keys()
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
     assert all(value.isfinite().all() for value in after.values())
-    step = read_events(out / "events.jsonl")[-2]
-    assert step["kind"] == "step" and "truth/label_accuracy" in step
-    ended = done(rekindle(capsys, "eval", out, "--data", data, "-n", "4", "--max-tokens", "8", "--json"))
+    ended = done(rekindle(capsys, "eval", out, "--data", data, "-n", "4", "--max-tokens", "16", "--json"))
     assert {"pass@1", "pass@4", "maj@4", "entropy"} <= json.loads(ended.out).keys()
 
 
@@ -167,7 +192,8 @@ def test_eval_prints_a_table_or_numbers(capsys: pytest.CaptureFixture[str]) -> N
     lines = done(rekindle(capsys, *args)).out.splitlines()
     assert lines[0].split() == ["metric", "value", "standard", "error"]
     assert lines[-1] == "5 prompts, 4 samples each"
-    printed = {text.split()[0]: float(text.split()[1]) for text in lines[1:-1]}
+    assert lines[-2].startswith("invalid_right: ") and "prompts that have a right answer" in lines[-2]
+    printed = {text.split()[0]: float(text.split()[1]) for text in lines[1:-2]}
     found = json.loads(done(rekindle(capsys, *args, "--json")).out)
     assert {"pass@1", "pass@4", "maj@4", "avg@4", "entropy", "distinct"} <= found.keys()
     assert printed == {name: pytest.approx(value, abs=5e-5) for name, value in found.items()}
@@ -224,6 +250,22 @@ def test_warm_trains_a_model_and_tells_its_accuracy(capsys: pytest.CaptureFixtur
         RECIPES["digit_sum"].lr,
     )
     assert AutoModelForCausalLM.from_pretrained(out).config.hidden_size == 16
+    words = report["command"].split()
+    assert words[1:6] == ["warm", "--task", "digit_sum", "--out", "DIR"] and "--lr" not in words
+    again = [str(tmp_path / "again") if word == "DIR" else word for word in words[1:]]
+    said = done(rekindle(capsys, *again, "--json"))
+    other = json.loads(said.out)
+    assert other["command"] == report["command"] and other["accuracy"] == report["accuracy"]
+    assert said.err.startswith("step 1/10  loss ")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_the_command_of_a_shipped_model_is_its_own() -> None:
+    for task, recipe in RECIPES.items():
+        shipped = json.loads((ASSETS / task / "warm.json").read_text())
+        assert command(task, recipe, PROMPTS) == shipped["command"]
+    changed = replace(RECIPES["reduce"], lr=1e-3, kv_heads=1)
+    assert command("reduce", changed, 5).endswith("--steps 1500 --seed 0 --lr 0.001 --kv-heads 1 --prompts 5")
 
 
 BASELINE = {"kind": "baseline", "step": 0, "start/pass@1": 0.4, "start/maj@16": 0.6, "start/maj@32": 0.7}
@@ -239,8 +281,8 @@ def step(number: int, entropy: float) -> dict:
 
 def test_plain_lines() -> None:
     assert line(step(3, 0.1), 80) == (
-        "step  3/80  entropy 0.100  success 0.500  label accuracy 0.800  score 0.250  dead groups 0.125  "
-        "1234 tokens/s  2.0 s"
+        "step  3/80  entropy 0.100  success 0.500  majority 0.600  label accuracy 0.800  reward accuracy 0.700  "
+        "score 0.250  dead groups 0.125  1234 tokens/s  2.0 s"
     )
     assert line(BASELINE, 80) == "start model  pass@1 0.400  maj@32 0.700 (the line to beat)"
     assert line({"kind": "note", "step": 0, "text": "no checkpoint"}, 80) == "note: no checkpoint"
@@ -285,6 +327,7 @@ def test_small_parts_of_the_display() -> None:
     assert spark([]) == "" and spark([0.0, 0.0]) == "▁▁"
     assert spread([0.5], 2) == "0.500"
     assert spread([0.4, 0.6], 2) == "0.50±.14"
+    assert spread([None, 0.4, 0.6], 2) == "0.50±.14" and spread([None], 2) == "-"
     results = {
         "base": {"pass@1": 0.25, "pass@16": 0.5, "other": 1.0},
         "methods": {"ttrl": {"pass@1": [0.5, 0.7], "pass@16": [0.6, 0.8], "other": [1.0, 1.0]}},

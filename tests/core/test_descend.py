@@ -169,6 +169,13 @@ def test_micro_batches_hold_every_row_once_and_the_longest_first() -> None:
     assert (last[order].diff() <= 0).all()
 
 
+def test_micro_batches_are_made_on_the_device_of_the_batch() -> None:
+    batch = live_batch()
+    mask = batch.mask.to("meta")  # a device whose tensors do not mix with those of the CPU
+    pieces = list(micro_batches(replace(batch, mask=mask), 5))
+    assert [(len(rows), rows.device.type) for rows in pieces] == [(5, "meta"), (5, "meta"), (2, "meta")]
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_micro_batch_holds_a_row(size: int) -> None:
     with pytest.raises(ValueError, match="at least one"):

@@ -14,9 +14,11 @@ from rekindle.methods import dapo, grpo
 from rekindle.methods.dapo import Overlong
 from rekindle.tokens.collect import Answers, MixedGroups
 from rekindle.tokens.labels import Verdicts, Verified
+from rekindle.tokens.rewards import Reward, Rewards
 from rekindle.tokens.rollouts import Rollouts
+from rekindle.tokens.verify import Verifier
 from tests.batches import hand_batch
-from tests.methods.made import group_rollouts, spoken
+from tests.methods.made import Said, group_rollouts, spoken
 from tests.methods.stage import Stage, collected, on_leaves, table_stage
 
 METHOD = dapo.method()
@@ -91,6 +93,22 @@ def test_a_length_penalty_makes_no_group_mixed() -> None:
     with pytest.raises(GuardStop):
         METHOD.collect(stage)
     assert stage.seen[0][1].score.unique().numel() > 1, "the scores differ all the same"
+
+
+def test_unequal_rewards_of_the_users_functions_make_a_group_mixed() -> None:
+    def vary(completions: list[str]) -> list[float]:
+        return [0.1 * len(text) for text in completions]
+
+    def source(g: int) -> Rollouts:
+        rows = spoken(["a", "ab", "abc", "abcd"] if g % 2 else ["ab"] * 4, lengths=[2, 9, 9, 3], group=[g] * 4)
+        return replace(rows, uid=rows.uid + 4 * g)
+
+    stage = table_stage(METHOD, source=source, prompts_per_step=2, group_size=4)
+    stage.verifier = Verifier(Said(), Rewards((Reward("vary", vary),)))
+    batch = METHOD.collect(stage)
+    assert batch.group.unique().tolist() == [1, 3] and not batch.success.any()
+    assert (METHOD.credit(batch).advantage != 0).any()
+    assert stage.seen[0][1].metrics["reward/vary"] == pytest.approx((1.8, 8))
 
 
 def test_neutral_dapo_is_grpo() -> None:

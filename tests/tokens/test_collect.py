@@ -130,6 +130,10 @@ def test_mixed_groups() -> None:
     assert MixedGroups()(rollouts, replace(verdicts, graded=graded)).tolist() == [4, 5], "one graded row is not mixed"
     shaped = replace(verdicts, score=torch.arange(8).double())
     assert MixedGroups()(rollouts, shaped).tolist() == [2, 3, 4, 5], "by success, not by the shaped score"
+    rewarded = replace(verdicts, reward=torch.tensor([0.5, 0.4, 1, 1, 0, 1, 0.2, 0.2]).double())
+    assert MixedGroups()(rollouts, rewarded).tolist() == [0, 1, 2, 3, 4, 5], "or by unequal rewards"
+    partly = replace(rewarded, graded=torch.tensor([True, False] + [True] * 6))
+    assert MixedGroups()(rollouts, partly).tolist() == [2, 3, 4, 5]
     assert Everything()(rollouts, verdicts).tolist() == list(range(8))
 
 

@@ -46,7 +46,7 @@ def test_prompts_answers_ids_and_all_other_columns_are_read(tmp_path: Path) -> N
     assert [row.prompt for row in rows] == ["1+1?", "name?", "0.5?", "gsm", "half", "null"]
     assert [row.answer for row in rows] == ["2", None, "1/2", "1,234.", "0.5", None]
     assert [row.id for row in rows] == ["a", "line-2", "7", "line-4", "line-5", "line-6"]
-    assert rows[0].meta == {"level": 3}
+    assert rows[0].meta == {"level": 3, "answer": 2}, "the answer as the file holds it"
 
 
 def test_the_answer_of_every_labelled_row_passes_its_own_grader(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_parquet_in_trl_layout(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a", "b"], "answer": ["1", None], "level": [1, 2]}), path)
     rows = load_files(path).split("train")
     assert [(row.id, row.prompt, row.answer, row.meta) for row in rows] == [
-        ("row-1", "a", "1", {"level": 1}),
+        ("row-1", "a", "1", {"level": 1, "answer": "1"}),
         ("row-2", "b", None, {"level": 2}),
     ]
 
@@ -146,6 +146,38 @@ def test_an_unusable_row_is_named_by_file_line_and_column(tmp_path: Path, case: 
     assert re.search(sentence, refusal(write(tmp_path, GOOD, row)))
 
 
+UNGRADABLE = ["list answer", "bool answer", "empty answer", "nan answer", "long answer", "verl answer"]
+
+
+@pytest.mark.parametrize("case", UNGRADABLE)
+def test_reward_functions_may_have_any_answer(tmp_path: Path, case: str) -> None:
+    path = write(tmp_path, {"prompt": "p", "answer": "7"}, BAD_ROWS[case][0])
+    first, second = load_files(path, rewarded=True).split("train")
+    assert (first.answer, first.meta["answer"]) == ("7", "7")
+    assert second.answer is None and second.meta["answer"] is not None
+
+
+def test_both_answer_and_solution_are_columns_for_reward_functions(tmp_path: Path) -> None:
+    path = write(tmp_path, {"prompt": "p", "answer": {"tests": ["f(1)"]}, "solution": "def f"})
+    (row,) = load_files(path, heldout=path, rewarded=True).split("heldout")
+    assert row.meta == {"answer": {"tests": ["f(1)"]}, "solution": "def f"}
+    with pytest.raises(InputError, match="both 'answer' and 'solution'"):
+        load_files(path)
+
+
+def test_the_other_sentences_stay_with_reward_functions(tmp_path: Path) -> None:
+    for case in BAD_ROWS.keys() - set(UNGRADABLE) - {"two answers"}:
+        row, sentence = BAD_ROWS[case]
+        with pytest.raises(InputError, match=sentence):
+            load_files(write(tmp_path, GOOD, row), rewarded=True)
+
+
+def test_the_profile_leaves_the_optimiser_to_the_method() -> None:
+    assert FileTask.profile.keys() == {
+        *("rollout.prompts", "rollout.group", "rollout.votes", "rollout.max_tokens", "steps")
+    }
+
+
 def test_integer_and_text_ids_that_look_alike_are_duplicates(tmp_path: Path) -> None:
     path = write(tmp_path, {"prompt": "a", "id": 1}, "", {"prompt": "b", "id": "1"})
     assert "line 3: duplicate id '1', also at line 1" in refusal(path)
@@ -159,6 +191,8 @@ def test_unusable_files(tmp_path: Path) -> None:
     assert "holds no rows" in refusal(write(tmp_path, name="empty.jsonl"))
     assert "holds no rows" in refusal(write(tmp_path, "", "  ", name="blank.jsonl"))
     assert "holds no rows" in refusal(write(tmp_path, "[]", name="empty.json"))
+    assert "holds no rows" in refusal(write(tmp_path, " [ ", "]", name="spaced.json"))
+    assert "holds no rows" in refusal(write(tmp_path, name="nothing.json"))
     assert "line 3: invalid JSON" in refusal(write(tmp_path, '[{"prompt": "a"},\n\n{]', name="bad.json"))
     binary = tmp_path / "latin.jsonl"
     binary.write_bytes(b'{"prompt": "a"}\n{"prompt": "\xe9"}\n')
@@ -171,6 +205,10 @@ def test_unusable_parquet(tmp_path: Path) -> None:
     empty = tmp_path / "empty.parquet"
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), empty)
     assert "holds no rows" in refusal(empty)
+    pq.write_table(pa.table({}), empty)
+    assert "holds no rows" in refusal(empty)
+    with pytest.raises(InputError, match=r"empty\.parquet: the file holds no rows"):
+        load_files(write(tmp_path, {"prompt": "t"}), heldout=empty)
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"question": ["q"]}), other)
     assert "row 1: no 'prompt' (columns: 'question')" in refusal(other)

@@ -69,7 +69,7 @@ def test_a_broken_reference_is_ungraded_even_where_truncated() -> None:
     assert not verdicts.graded.any() and not verdicts.success.any() and (verdicts.score == 0).all()
 
 
-def test_reward_functions_give_the_score_and_success_from_one_up() -> None:
+def test_reward_functions_give_the_score_and_success_from_the_whole_weight_up() -> None:
     def length(completions: list[str]) -> list[float | None]:
         return [None if text == "none" else len(text) / 4 for text in completions]
 
@@ -79,6 +79,15 @@ def test_reward_functions_give_the_score_and_success_from_one_up() -> None:
     assert verdicts.score.tolist() == [0.5, 1.0, 1.5, 1.0, 0.0], "a reward function's score stays as it is"
     assert verdicts.success.tolist() == [False, True, True, False, False]
     assert verdicts.graded.tolist() == [True] * 4 + [False]
+    assert verdicts.reward is not None and verdicts.reward.tolist() == verdicts.score.tolist()
+    assert verdicts.metrics == {"reward/length": (4.0, 4)}, "sum and count over the rows it answered"
+    half = Verified()(rollouts, Verifier(Said(), Rewards((Reward("length", length, 0.5),))))
+    assert torch.equal(half.score, verdicts.score / 2) and torch.equal(half.success, verdicts.success)
+    assert half.metrics == verdicts.metrics, "unweighted"
+    shaped = replace(verdicts, score=verdicts.score - 1).take(torch.tensor([2, 0]))
+    assert shaped.reward is not None and shaped.reward.tolist() == [1.5, 0.5]
+    assert shaped.metrics == verdicts.metrics
+    assert Verified()(rollouts, VERIFIER).reward is None
 
 
 def test_verdicts_follow_their_rows() -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rekindle.errors import InputError
 from rekindle.tokens.loader import context_length, eos_ids, load_model, resolve_device
@@ -81,7 +89,7 @@ def test_a_local_folder_loads_quietly_and_leaves_the_random_state(
     assert capfd.readouterr() == ("", "")
     assert loaded.model.dtype == torch.bfloat16
     assert not loaded.model.training
-    assert loaded.eos == (1,)
+    assert eos_ids(loaded.model, loaded.tokenizer) == (1,)
     assert context_length(loaded.model) == 64
     again = load_model(str(saved))
     assert again.model.dtype == torch.float32
@@ -124,7 +132,7 @@ def test_all_end_ids_are_collected(folder: Path) -> None:
     edit(folder, "generation_config.json", eos_token_id=[5, 3])
     edit(folder, eos_token_id=7)
     loaded = load_model(str(folder))
-    assert loaded.eos == eos_ids(loaded.model, loaded.tokenizer) == (1, 3, 5, 7)
+    assert eos_ids(loaded.model, loaded.tokenizer) == (1, 3, 5, 7)
 
 
 def test_the_context_length_of_another_architecture() -> None:
@@ -160,14 +168,27 @@ def test_no_end_of_text_token(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["attention_dropout", "resid_pdrop", "layerdrop"])
 def test_dropout_is_refused_by_its_key(folder: Path, name: str) -> None:
     edit(folder, **{name: 0.1})
-    assert f"config.json has {name} = 0.1" in refusal(folder)
+    message = refusal(folder)
+    assert str(folder) in message and f"set {name}=0 in its config.json" in message
     edit(folder, **{name: 0.0})
-    assert load_model(str(folder)).eos == (1,)
+    assert not load_model(str(folder)).model.training
 
 
-def test_dropout_inside_a_part_of_the_configuration_is_found(folder: Path) -> None:
-    edit(folder, part={"dropout": 0.2})
-    assert "config.json has part.dropout = 0.2" in refusal(folder)
+@pytest.mark.parametrize(("name", "value"), [("classifier_dropout", 0.1), ("summary_first_dropout", 0.1)])
+def test_dropout_of_a_head_that_is_not_there_is_no_obstacle(folder: Path, name: str, value: float) -> None:
+    edit(folder, **{name: value})
+    assert load_model(str(folder)).model.config.to_dict()[name] == value
+
+
+def test_a_gpt_neox_loads_with_the_dropout_of_its_defaults(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GPTNeoXConfig(vocab_size=280, max_position_embeddings=64, eos_token_id=1, bos_token_id=0, **sizes)
+    assert config.classifier_dropout == 0.1
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).model.config.model_type == "gpt_neox"
+    edit(tmp_path, hidden_dropout=0.1)
+    assert "set hidden_dropout=0 in its config.json" in refusal(tmp_path)
 
 
 def test_weights_that_do_not_fit_the_configuration(folder: Path) -> None:
@@ -197,6 +218,7 @@ def test_unknown_dtype_and_device(saved: Path) -> None:
     assert "unknown device 'gpu'" in refusal(saved, device="gpu")
     assert "unknown device 'meta'" in refusal(saved, device="meta")
     assert "device 'cuda:99' is not there" in refusal(saved, device="cuda:99")
+    assert "device 'mps' has no float64" in refusal(saved, device="mps")
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in ("cpu", "cuda")
 

@@ -8,12 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rekindle.core.types import ENTROPY_OLD, LOGP_OLD, LOGP_REF, Batch, Need
+from rekindle.core.advantages import GroupNormalized
+from rekindle.core.descend import backward
+from rekindle.core.method import PolicyGradient
+from rekindle.core.objectives import Clip
+from rekindle.core.random import pack_key
+from rekindle.core.terms import EntropyBonus, KLToReference
+from rekindle.core.types import ENTROPY_OLD, LOGP_OLD, LOGP_REF, Batch, Need, Now, entropy_of
 from rekindle.errors import InputError
+from rekindle.tokens.collect import to_batch
 from rekindle.tokens.heads import split
+from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.policy import LMPolicy, logp_and_entropy
-from rekindle.tokens.rollouts import PromptRows
-from tests.tiny_models import BUILDERS, EXACT, VOCABULARY, build
+from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
+from rekindle.tokens.sampling.base import Sampling
+from rekindle.tokens.sampling.local import LocalSampler
+from tests.tiny_models import BUILDERS, EXACT, VOCABULARY, build, tokenizer
 
 PROMPTS = ((5, 6, 7, 8, 9), (4,), (11, 3), (3, 4, 5), (9, 9), (6, 7))
 LENGTHS = (4, 7, 1, 0, 9, 5)
@@ -166,6 +176,8 @@ def test_minus_infinity_logits_are_safe():
     assert entropy.tolist() == pytest.approx([-p * math.log(p) - (1 - p) * math.log(1 - p)])
     (logp + entropy).sum().backward()
     assert logits.grad is not None and logits.grad.isfinite().all() and float(logits.grad[0, 1]) == 0.0
+    assert torch.equal(ENTROPY_OLD.compute({"policy": logits.detach()}, torch.tensor([2])), entropy.detach())
+    assert entropy_of(torch.full((1, 4), 0.25, dtype=torch.float64).log()).tolist() == pytest.approx([math.log(4)])
 
 
 def test_construction_leaves_random_state_and_mode_alone():
@@ -251,3 +263,68 @@ def test_split_needs_a_language_model_head():
         split(build("llama").model)
     with pytest.raises(InputError, match="Linear"):
         split(nn.Linear(2, 2))
+
+
+class Elsewhere(Tensor):
+    """Stands for a tensor on a GPU: what is computed from it is one too, until it is copied to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        out = super().__torch_function__(func, types, args, kwargs or {})
+        copied = func is Tensor.cpu or (func is Tensor.to and torch.device("cpu") in args)
+        return out.as_subclass(Tensor) if copied else out
+
+
+def elsewhere(model: nn.Module) -> nn.Module:
+    """All that `model` says is `Elsewhere`; scores, draws and lengths follow from its logits."""
+    model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: out.as_subclass(Elsewhere))  # type: ignore
+    return model
+
+
+def one_update(model: nn.Module, reference: nn.Module) -> tuple[Rollouts, dict[str, Tensor], Now, dict[str, Tensor]]:
+    """Samples, scored columns, and the gradient of a loss with every column: the path of a step of training."""
+    key = pack_key(1, 2, 3)
+    examples = [Example(f"x{i}", text) for i, text in enumerate(["abcde", "f", "kkk"])]
+    with torch.no_grad():
+        rolls = LocalSampler(model, tokenizer()).sample(examples, 4, Sampling(max_tokens=12, stop=("q",)), key, 0)
+    verdicts = Verdicts.of(rolls.text, [i % 2 == 0 for i in range(len(rolls))], {})
+    policy, batch = LMPolicy(model, chunk=7), to_batch(rolls, verdicts, key)
+    columns = policy.columns(batch, [LOGP_OLD, LOGP_REF, ENTROPY_OLD], {"reference": reference}, micro_batch=5)
+    method = PolicyGradient(
+        collect=lambda _run: batch,
+        advantage=GroupNormalized(),
+        objective=Clip(),
+        terms=(EntropyBonus(coef=0.1), KLToReference(coef=0.1)),
+    )
+    model.zero_grad(set_to_none=True)
+    _, now, _ = backward(policy, method.credit(batch.with_columns(**columns)), method, 5)
+    grads = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return rolls, columns, now, grads
+
+
+def test_what_the_model_says_comes_back_to_the_batch():
+    plain = one_update(build("llama", torch.float64), build("llama", torch.float64, seed=1))
+    rolls, columns, now, grads = one_update(
+        elsewhere(build("llama", torch.float64)), elsewhere(build("llama", torch.float64, seed=1))
+    )
+    of_rolls = {name: value for name, value in vars(rolls).items() if isinstance(value, Tensor)}
+    assert len(of_rolls) == 7
+    for name, value in {**of_rolls, **columns, "logp": now.logp, "entropy": now.entropy}.items():
+        assert type(value) is Tensor, f"{name} was left on the model's device"
+    assert torch.equal(rolls.ids, plain[0].ids) and torch.equal(now.logp, plain[2].logp)
+    assert {"stop", "length"} <= set(rolls.finish)
+    assert max(float(g.abs().max()) for g in grads.values()) > 1e-3
+    assert largest_difference(grads, plain[3]) == 0.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_a_gpu_equals_the_cpu():
+    rolls, columns, now, grads = one_update(build("llama", torch.float64), build("llama", torch.float64, seed=1))
+    model, reference = build("llama", torch.float64).cuda(), build("llama", torch.float64, seed=1).cuda()
+    there, scored, said, slopes = one_update(model, reference)
+    assert torch.equal(there.ids, rolls.ids) and there.text == rolls.text and there.finish == rolls.finish
+    for name, value in {**scored, "logp": said.logp, "entropy": said.entropy, "sampled": there.logp}.items():
+        assert value.device.type == "cpu"
+        same = {**columns, "logp": now.logp, "entropy": now.entropy, "sampled": rolls.logp}[name]
+        assert torch.allclose(value, same, atol=1e-3, rtol=0)
+    assert largest_difference(grads, slopes) < 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from rekindle.errors import InputError
 from rekindle.tokens.rewards import Rewards, load_function, load_rewards
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
+from rekindle.tokens.tasks.files import load_files
 
 
 def rollouts(examples: list[Example], texts: list[str]) -> Rollouts:
@@ -52,9 +54,9 @@ def f(prompts, completions, completion_ids, answer, level):
     assert completion_ids == [[0, 1], [3, 4]], completion_ids
     return [float(c == a) for c, a in zip(completions, answer)]
 """
-    score, graded = rewards(tmp_path, code, "f")(PAIR)
-    assert score.tolist() == [1.0, 0.0]
-    assert graded.tolist() == [True, True]
+    got = rewards(tmp_path, code, "f")(PAIR)
+    assert got.score.tolist() == [1.0, 0.0]
+    assert got.graded.tolist() == [True, True]
 
 
 def test_a_function_with_kwargs_gets_every_column_and_one_without_gets_its_own(tmp_path: Path) -> None:
@@ -65,8 +67,8 @@ def f(completions, **kwargs):
 def g(level, missing=7, **_):
     return [missing * x for x in level]
 """
-    score, _ = rewards(tmp_path, code, "f", "g=0.5")(PAIR)
-    assert score.tolist() == [1 + 3.5, 5 + 7.0]
+    got = rewards(tmp_path, code, "f", "g=0.5")(PAIR)
+    assert got.score.tolist() == [1 + 3.5, 5 + 7.0]
 
 
 def test_none_leaves_a_row_out_and_all_none_ungraded(tmp_path: Path) -> None:
@@ -76,10 +78,53 @@ def g(completions, **kwargs): return (None, None)
 def h(completions, **kwargs): return [None, True]
 """
     both = rewards(tmp_path, code, "f=-1.5", "g", "h")
-    score, graded = both(PAIR)
-    assert score.tolist() == [0.0, -2.0]
-    assert graded.tolist() == [False, True]
+    got = both(PAIR)
+    assert got.score.tolist() == [0.0, -2.0]
+    assert got.graded.tolist() == [False, True]
+    assert got.success.tolist() == [False, False]
+    assert got.metrics == {"reward/r.py:f": (2.0, 1), "reward/r.py:g": (0, 0), "reward/r.py:h": (1.0, 1)}
     assert both.parts(PAIR) == {"r.py:f": [None, 2.0], "r.py:g": [None, None], "r.py:h": [None, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("weights", "success"),
+    [
+        (("f",), [True, False]),
+        (("f=0.5",), [True, False]),
+        (("f=5",), [True, False]),
+        (("f=0.1", "g=0.2", "one=0.3"), [False, False]),
+        (("f=0.1", "one=0.2", "two=0.3"), [True, True]),
+        (("f", "one=-0.5"), [False, False]),
+        (("f", "g=-0.5"), [True, False]),
+        (("f", "sometimes"), [True, True]),
+        (("one=-1",), [False, False]),
+    ],
+)
+def test_success_is_the_sum_of_the_positive_weights(
+    tmp_path: Path, weights: tuple[str, ...], success: list[bool]
+) -> None:
+    code = """
+def f(completions, **kwargs): return [1, 0.5]
+def g(completions, **kwargs): return [0, 0]
+def one(completions, **kwargs): return [1, 1]
+def two(completions, **kwargs): return [1, 2]
+def sometimes(completions, **kwargs): return [None, 1.5]
+"""
+    assert rewards(tmp_path, code, *weights)(PAIR).success.tolist() == success
+
+
+def test_answers_arrive_as_the_data_holds_them(tmp_path: Path) -> None:
+    lines = [{"prompt": "p", "answer": {"tests": [1, "2"]}}, {"prompt": "q", "answer": "so #### 1,234."}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = load_files(tmp_path / "d.jsonl", rewarded=True).split("train")
+    code = """
+def f(answer, **columns):
+    assert answer == [{"tests": [1, "2"]}, "so #### 1,234."] and "messages" not in columns, answer
+    return [1, 0]
+def g(solution_str, ground_truth): return "tests" in ground_truth
+"""
+    got = rewards(tmp_path, code, "f", "g")(rollouts(list(rows), ["x", "y"]))
+    assert got.score.tolist() == [2.0, 0.0] and got.success.tolist() == [True, False]
 
 
 def test_async_functions_tensors_and_arrays(tmp_path: Path) -> None:
@@ -88,7 +133,7 @@ import numpy, torch
 async def f(completions, **kwargs): return torch.tensor([1.0, 2.0])
 def g(completions, **kwargs): return numpy.array([0.5, 0.25])
 """
-    assert rewards(tmp_path, code, "f", "g")(PAIR)[0].tolist() == [1.5, 2.25]
+    assert rewards(tmp_path, code, "f", "g")(PAIR).score.tolist() == [1.5, 2.25]
 
 
 def test_conversations_arrive_as_messages(tmp_path: Path) -> None:
@@ -99,7 +144,7 @@ def f(prompts, completions, **kwargs):
     return [len(c[0]["content"]) for c in completions if c[0]["role"] == "assistant"]
 """
     chat = Example("a", "q", None, {"messages": [{"role": "user", "content": "q"}]})
-    assert rewards(tmp_path, code, "f")(rollouts([chat], ["four"]))[0].tolist() == [4.0]
+    assert rewards(tmp_path, code, "f")(rollouts([chat], ["four"])).score.tolist() == [4.0]
 
 
 def test_verl_functions_are_called_row_by_row(tmp_path: Path) -> None:
@@ -110,9 +155,9 @@ def short(solution_str, ground_truth): return solution_str == ground_truth
 """
     meta = {"data_source": "d", "reward_model": {"ground_truth": "5"}, "extra_info": {"bonus": 0.25}}
     data = rollouts([Example("a", "p", "5.0", meta), Example("b", "p", "6"), Example("c", "p")], ["5", "6", "7"])
-    assert rewards(tmp_path, code, "short")(data)[0].tolist() == [1.0, 1.0, 0.0]
-    assert rewards(tmp_path, code, "short")(data)[1].tolist() == [True, True, False]
-    assert rewards(tmp_path, code, "compute_score")(data.take(torch.tensor([0])))[0].tolist() == [1.25]
+    assert rewards(tmp_path, code, "short")(data).score.tolist() == [1.0, 1.0, 0.0]
+    assert rewards(tmp_path, code, "short")(data).graded.tolist() == [True, True, False]
+    assert rewards(tmp_path, code, "compute_score")(data.take(torch.tensor([0]))).score.tolist() == [1.25]
 
 
 @pytest.mark.parametrize(

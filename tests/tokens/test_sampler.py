@@ -13,14 +13,15 @@ from transformers import PreTrainedTokenizerFast
 
 from rekindle.core.random import pack_key, uniforms
 from rekindle.core.types import Batch
-from rekindle.errors import InputError
+from rekindle.errors import GuardStop, InputError
+from rekindle.tokens.loader import eos_ids
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling import decode
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.cache import GrowingLayer
 from rekindle.tokens.sampling.draw import draw, kept
-from rekindle.tokens.sampling.local import LocalSampler, end_tokens
+from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.sampling.stops import suspect_tokens
 from tests.tiny_models import BUILDERS, EOS, build, tokenizer
 
@@ -204,6 +205,35 @@ def test_never_draws_a_token_of_probability_zero():
         assert got.entropy.tolist() == pytest.approx([0.6931472])
 
 
+@pytest.mark.parametrize("settings", [Sampling(), Sampling(top_p=0.9), Sampling(top_k=2), Sampling(temperature=0.5)])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, None])
+def test_logits_that_are_not_finite_stop_the_run(settings, bad):
+    logits = torch.zeros(3, 5)
+    uniform = torch.full((3,), 0.5, dtype=torch.float64)
+    logits[:, 0] = -torch.inf  # a token that is ruled out is no damage
+    assert draw(logits, uniform, settings).token.shape == (3,)
+    logits[1] = torch.full((5,), -torch.inf) if bad is None else logits[1].index_fill(0, torch.tensor([3]), bad)
+    with pytest.raises(
+        GuardStop, match=r"not finite at step 7 .*lower descent\.lr and resume from the last checkpoint"
+    ):
+        draw(logits, uniform, settings, step=7)
+
+
+def test_diverged_weights_stop_the_run_at_their_step():
+    source = sampler()
+    calls: list[int] = []
+
+    def diverge(_module, _args, out):
+        calls.append(1)
+        return torch.full_like(out, torch.nan) if len(calls) == 3 else out
+
+    handle = source.decoder.parts.head.register_forward_hook(diverge)
+    with pytest.raises(GuardStop, match="not finite at step 2 "):
+        source.sample(EXAMPLES, 4, Sampling(max_tokens=9), KEY, 0)
+    handle.remove()
+    assert len(source.sample(EXAMPLES, 4, Sampling(max_tokens=9), KEY, 0)) == 20
+
+
 def test_ties_go_by_token_id_and_top_p_keeps_at_least_one():
     share = torch.tensor([[0.25, 0.25, 0.25, 0.25]])
     assert kept(share, Sampling(top_k=2)).tolist() == [[True, True, False, False]]
@@ -217,7 +247,7 @@ def test_all_end_tokens_count():
     model.config.eos_token_id = [5, 7]
     model.generation_config.eos_token_id = 9  # type: ignore[union-attr]
     source = LocalSampler(model, letters)
-    assert end_tokens(model, letters) == (EOS, 5, 7, 9)
+    assert source.ends == eos_ids(model, letters) == (EOS, 5, 7, 9)
     rolls = source.sample(EXAMPLES, 20, Sampling(max_tokens=30), KEY, 0)
     last = {int(ids[mask][-1]) for ids, mask, f in zip(rolls.ids, rolls.mask, rolls.finish, strict=True) if f == "eos"}
     assert last == {EOS, 5, 7, 9}

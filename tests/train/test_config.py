@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from rekindle.errors import InputError
-from rekindle.train.config import Resolved, resolve
+from rekindle.train.config import Resolved, early_source, resolve
 from rekindle.train.plan import compare_for_resume, derived, plan, refuse_changes
 from rekindle.train.runfile import from_toml, parse, read, to_toml
 from rekindle.train.settings import RunConfig, samples_per_prompt
@@ -166,6 +166,59 @@ def test_data_takes_the_place_of_the_default_task() -> None:
     assert run("data=x.jsonl").config.task is None
     assert run("data=x.jsonl", toml={"task": "none"}).config.data == "x.jsonl"
     assert run().config.task == "reduce"
+
+
+OLD = {"task": "reduce", "data": "none"}
+FILE = {"task": "none", "data": "old.jsonl", "data_heldout": "h.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("toml", "flags", "sets", "source"),
+    [
+        (OLD, {"data": "x.jsonl"}, (), (None, "x.jsonl", None)),
+        (OLD, {}, ("data=x.jsonl",), (None, "x.jsonl", None)),
+        ({"task": "reduce"}, {"data": "x.jsonl", "data_heldout": "y.jsonl"}, (), (None, "x.jsonl", "y.jsonl")),
+        (FILE, {"data": "x.jsonl"}, (), (None, "x.jsonl", "h.jsonl")),
+        (FILE, {"task": "digit_sum"}, (), ("digit_sum", None, None)),
+        (FILE, {}, ("task=digit_sum",), ("digit_sum", None, None)),
+        ({"task": "reduce", "data": "x.jsonl"}, {"data": "none"}, (), ("reduce", None, None)),
+        ({"data": "x.jsonl"}, {}, (), (None, "x.jsonl", None)),
+        ({}, {}, (), ("reduce", None, None)),
+    ],
+)
+def test_the_source_of_the_higher_layer_wins(
+    toml: dict[str, Any], flags: dict[str, Any], sets: tuple[str, ...], source: tuple[str | None, ...]
+) -> None:
+    config = run(*sets, toml=toml, flags=flags).config
+    assert (config.task, config.data, config.data_heldout) == source
+    assert early_source(toml, sets, flags) == source[:2], "the task that is loaded is the one that is resolved"
+
+
+@pytest.mark.parametrize(
+    ("toml", "flags", "sets", "message"),
+    [
+        ({"task": "reduce", "data": "x.jsonl"}, {}, (), "both given: drop one"),
+        ({}, {"task": "reduce"}, ("data=x.jsonl",), "both given: drop one"),
+        ({}, {"task": "reduce", "data_ood": "y.jsonl"}, (), r"'y\.jsonl' is given to evaluate on, but the run trains"),
+        ({}, {}, ("data_heldout=y.jsonl",), "give --data FILE or drop it"),
+    ],
+)
+def test_two_sources_of_one_layer_and_files_without_data_are_refused(
+    toml: dict[str, Any], flags: dict[str, Any], sets: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(*sets, toml=toml, flags=flags)
+
+
+def test_evaluation_files_and_the_system_prompt_are_options_like_any_other() -> None:
+    old = run("data=x.jsonl").options
+    new = run("data=x.jsonl", "data_heldout=h.jsonl", "data_ood=o.jsonl", "system_prompt=be brief").options
+    assert compare_for_resume(old, new) == ["data_heldout", "data_ood", "system_prompt"]
+    for value, own in (("task", "own"), ("none", None), ("be brief\n", "be brief\n")):
+        made = run(flags={"system_prompt": value})
+        again = resolve("toy", Recipe(), toml=tomllib.loads(to_toml(made)))
+        assert made.config.system("own") == again.config.system("own") == own
+    assert run().config.system("own") == "own" and run().config.system(None) is None
 
 
 def test_votes_count_only_where_the_method_votes_or_sampling_is_to_be_equal() -> None:

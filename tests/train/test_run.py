@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rekindle.tokens.loader import load_model
 from rekindle.tokens.tasks import load_task
 from rekindle.train.checkpoint import checkpoints
 from rekindle.train.events import raw_events, read_events, timeless
+from rekindle.train.runfile import from_toml
 
 SMALL = {
     "rollout.prompts": 4,
@@ -89,6 +91,31 @@ def test_an_interrupted_run_resumes_bit_for_bit(whole: Path, tmp_path: Path, las
     assert "resume" in [r["kind"] for r in raw_events(out / "events.jsonl")]
 
 
+def test_a_run_killed_before_its_final_model_is_finished_by_resuming(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "final")  # as after a kill between the last checkpoint, at step 10 of 10, and the final model
+    train("evol_rl", task="digit_sum", steps=10, out=out, options=SMALL, resume=True)
+    assert same(weights(whole), weights(out))
+    assert (out / "final" / "README.md").read_text() == (whole / "final" / "README.md").read_text()
+
+
+def test_resuming_refuses_files_that_changed(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", ["1"] * 4)
+    out = tmp_path / "run"
+    options = {**SMALL, "rollout.max_tokens": 20, "checkpoint.every": 1}
+    with pytest.raises(Interrupted):
+        train("ttrl", data=data, steps=2, out=out, options=options, heard=stop_at(1))
+    data.write_text(data.read_text().replace('"1"', '"2"'))
+    with pytest.raises(InputError, match=r"rows\.jsonl has changed since the run began"):
+        train("ttrl", data=data, steps=2, out=out, options=options, resume=True)
+
+
+def test_training_in_bfloat16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="set dtype=float32"):
+        train("grpo", task="digit_sum", out=tmp_path / "run", options={"dtype": "bfloat16"})
+
+
 def test_a_killed_process_resumes_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     sets = [f"{name}={str(value).lower()}" for name, value in SMALL.items()]
@@ -100,6 +127,7 @@ def test_a_killed_process_resumes_bit_for_bit(whole: Path, tmp_path: Path) -> No
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert not (out / "final").exists(), "killed too late to prove anything"
     assert checkpoints(out / "checkpoints"), process.stderr.read() if process.stderr else ""
     if process.stderr:
         process.stderr.close()
@@ -123,14 +151,18 @@ def test_labels_never_reach_the_weights(method: str, tmp_path: Path) -> None:
     shuffled = truths[:]
     random.Random(0).shuffle(shuffled)
     assert shuffled != truths
-    options = {**SMALL, "rollout.max_tokens": 60, "descent.lr": 1e-3}
+    options = {**SMALL, "rollout.max_tokens": 60, "descent.lr": 1e-3, "evaluate.baseline": True}
     found = {}
-    for name, answers in {"true": truths, "shuffled": shuffled, "none": [None] * 8}.items():
+    some = [a if i % 2 else None for i, a in enumerate(truths)]
+    for name, answers in {"true": truths, "shuffled": shuffled, "some": some, "none": [None] * 8}.items():
         data = write_rows(tmp_path / f"{name}.jsonl", answers)
         found[name] = train(method, data=data, steps=2, out=tmp_path / name, options=options)
     assert same(weights(found["true"]), weights(found["shuffled"]))
     assert same(weights(found["true"]), weights(found["none"]))
+    assert same(weights(found["true"]), weights(found["some"]))
     assert moved(found["true"], "reduce"), "nothing was learned: equality would prove nothing"
+    kinds = {n: {r["kind"] for r in read_events(f / "events.jsonl")} for n, f in found.items()}
+    assert "baseline" in kinds["true"] and "baseline" not in kinds["none"]
     steps = {n: [r for r in read_events(f / "events.jsonl") if r["kind"] == "step"] for n, f in found.items()}
     assert "truth/label_accuracy" in steps["true"][0] and "truth/label_accuracy" not in steps["none"][0]
     assert [r["truth/pass@1"] for r in steps["true"]] != [r["truth/pass@1"] for r in steps["shuffled"]]
@@ -188,3 +220,22 @@ def test_dapo_stops_on_saturated_data(tmp_path: Path) -> None:
     with pytest.raises(GuardStop, match="all solved or all unsolved"):
         options = {**SMALL, "collect.select.max_rounds": 3}
         train("dapo", task="digit_sum", reward=[f"{reward}:always"], steps=1, out=tmp_path / "a", options=options)
+
+
+STAGED = """
+from rekindle.core.stages import Stages
+from rekindle.methods import grpo, ttrl
+
+def method():
+    return Stages(methods=(ttrl.method(), grpo.method()), until=(0.5, 1.0))
+"""
+
+
+def test_stages_train_one_after_another_with_the_options_of_both(tmp_path: Path) -> None:
+    (tmp_path / "staged.py").write_text(STAGED)
+    out = train(f"{tmp_path}/staged.py:method", task="digit_sum", steps=4, out=tmp_path / "run", options=SMALL)
+    steps = [r for r in read_events(out / "events.jsonl") if r["kind"] == "step"]
+    assert ["vote/majority_share" in r for r in steps] == [True, True, False, False]
+    saved = from_toml((out / "run.toml").read_text())
+    assert [saved.options[f"methods.{i}.descent.lr"] for i in range(2)] == [5e-4, 5e-4], "the profile's, in both stages"
+    assert moved(out, "digit_sum")

@@ -60,6 +60,6 @@ class Sampler(Protocol):
         """`n` responses to each example, prompt by prompt.
 
         The prompt at index i gets group first_group + i; its response j gets uid group * n + j. The same key, uids
-        and weights give the same rollouts.
+        and weights give the same rollouts. Rollouts live on the CPU, whatever device the model computes on.
         """
         ...

@@ -97,12 +97,16 @@ class Decoder:
         ends: Bool[Tensor, " V"],
         watch: StopWatch | None,
     ) -> Trace:
-        """Responses of one block; `uniform` has len(uniform) / len(prompts) consecutive rows for each prompt."""
+        """Responses of one block, on the model's device, where `uniform` and `ends` lie too.
+
+        `uniform` has len(uniform) / len(prompts) consecutive rows for each prompt. Raises `GuardStop` on logits that
+        are not finite.
+        """
         live, hidden = self.prefill(prompts, uniform, self.plain)
         trace = Trace()
         with decoding(self.model, self.plain):
             for step in range(settings.max_tokens):
-                drawn = draw(self.parts.logits(hidden), live.uniform[:, step], settings)
+                drawn = draw(self.parts.logits(hidden), live.uniform[:, step], settings, step)
                 trace.add(live, drawn)
                 live.alive = live.alive & ~ends[drawn.token]
                 if watch is not None:

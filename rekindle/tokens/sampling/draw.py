@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from rekindle.errors import GuardStop
 from rekindle.tokens.sampling.base import Sampling
 
 
@@ -20,13 +21,21 @@ class Draw(NamedTuple):
     entropy: Float[Tensor, "*S"]
 
 
-def draw(logits: Float[Tensor, "B V"], uniform: Float64[Tensor, " B"], settings: Sampling) -> Draw:
-    """The token where the CDF (float64, in order of token id) first exceeds `uniform`; never one of probability 0."""
+def draw(logits: Float[Tensor, "B V"], uniform: Float64[Tensor, " B"], settings: Sampling, step: int = 0) -> Draw:
+    """The token where the CDF (float64, in order of token id) first exceeds `uniform`; never one of probability 0.
+
+    Raises `GuardStop` on a row whose logits are no distribution, at token `step` (from 0) of its response.
+    """
     logp = torch.log_softmax(logits if settings.temperature == 1.0 else logits / settings.temperature, dim=-1)
     full = logp.exp()
     entropy = -(full * logp.masked_fill(logp == -torch.inf, 0.0)).sum(dim=-1)
     cdf = (full.masked_fill(~kept(full, settings), 0.0) if settings.truncates else full).cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
+    if not bool((total > 0).all()):  # one logit of nan or +inf makes its whole row nan, or 0 where it is truncated
+        raise GuardStop(
+            f"the model's logits are not finite at step {step} of a response, for the weights diverged (or overflow in "
+            "a narrow dtype): lower descent.lr and resume from the last checkpoint"
+        )
     token = torch.searchsorted(cdf, uniform[:, None] * total, right=True)
     taken = logp.gather(1, token)[:, 0]
     sampled = taken - total[:, 0].log().to(taken.dtype) if settings.truncates else taken

@@ -1,4 +1,7 @@
-"""Sampling in this process, from the model that is being trained: no second copy of the weights, nothing to push."""
+"""Sampling in this process, from the model that is being trained: no second copy of the weights, nothing to push.
+
+Only the decoding happens on the model's device; the rollouts are on the CPU, where the texts are graded anyway.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from rekindle.core.random import uniforms
 from rekindle.errors import InputError
 from rekindle.tokens.heads import unwrapped
+from rekindle.tokens.loader import context_length, eos_ids
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.decode import Decoder, Prompts, evaluating
+from rekindle.tokens.sampling.draw import Draw
 from rekindle.tokens.sampling.stops import StopWatch, suspect_tokens
 
 
@@ -35,7 +40,8 @@ class LocalSampler:
         self.tokenizer = tokenizer
         self.encode = encode
         self.decoder = Decoder(model)
-        self.ends = end_tokens(model, tokenizer)
+        self.ends = eos_ids(unwrapped(model), tokenizer)
+        self.context = context_length(unwrapped(model))
         self._suspects: dict[tuple[str, ...], Tensor] = {}
 
     @torch.no_grad()
@@ -44,7 +50,8 @@ class LocalSampler:
     ) -> Rollouts:
         """`n` responses to each example; see `Sampler`. The train mode is restored.
 
-        Raises `InputError` where there is nothing to sample, on an empty prompt and on one that leaves no room.
+        Raises `InputError` where there is nothing to sample, on an empty prompt and on one that leaves no room, and
+        `GuardStop` on logits that are not finite.
         """
         if not examples or n < 1:
             raise InputError(f"{len(examples)} prompts with {n} responses each: sample at least one of both")
@@ -61,12 +68,10 @@ class LocalSampler:
         ids = self.encode(example) if self.encode else self.tokenizer(example.prompt).input_ids
         if not ids:
             raise InputError(f"the prompt of example '{example.id}' has no tokens: give it text or a BOS token")
-        config = unwrapped(self.model).config
-        limit = config.max_position_embeddings if hasattr(config, "max_position_embeddings") else None
-        if limit is not None and len(ids) + max_tokens > limit:
+        if self.context is not None and len(ids) + max_tokens > self.context:
             raise InputError(
                 f"the prompt of example '{example.id}' has {len(ids)} tokens, which with max_tokens={max_tokens} is "
-                f"above the model's context of {limit}: shorten or drop it, or lower sampling.max_tokens"
+                f"above the model's context of {self.context}: shorten or drop it, or lower sampling.max_tokens"
             )
         return tuple(ids)
 
@@ -77,20 +82,21 @@ class LocalSampler:
         uid = group * n + torch.arange(n).repeat(len(prompts))
         uniform = uniforms(key, uid, settings.max_tokens).to(device)
         watch = self._watch(settings.stop, torch.zeros(uniform.shape, dtype=torch.int64, device=device))
-        drawn, size = self.decoder.run(prompts, settings, uniform, self._end_table(), watch).tables(len(uid))
+        tables, length = self.decoder.run(prompts, settings, uniform, self._end_table(), watch).tables(len(uid))
+        drawn, size = Draw(*(column.cpu() for column in tables)), length.cpu()
         text, finish = self._texts(drawn.token, size, watch)
         return Rollouts(
             example=[example for example in examples for _ in range(n)],
             prompt=PromptRows(tuple(ids for ids in prompts for _ in range(n))),
             ids=drawn.token,
-            mask=torch.arange(drawn.token.shape[1], device=device) < size[:, None],
+            mask=torch.arange(drawn.token.shape[1]) < size[:, None],
             logp=drawn.logp,
             logp_sampled=drawn.logp_sampled,
             entropy=drawn.entropy,
             text=text,
             finish=finish,
-            group=group.to(device),
-            uid=uid.to(device),
+            group=group,
+            uid=uid,
         )
 
     def _watch(self, stop: tuple[str, ...], tokens: Tensor) -> StopWatch | None:
@@ -113,12 +119,3 @@ class LocalSampler:
         for row, cut in watch.texts.items() if watch is not None else ():
             text[row], finish[row] = cut, "stop"
         return text, finish
-
-
-def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every end-of-sequence id that the generation config, the config or the tokenizer names, ascending."""
-    inner = unwrapped(model)
-    named = [inner.config.eos_token_id, tokenizer.eos_token_id]
-    if inner.generation_config is not None:
-        named.append(inner.generation_config.eos_token_id)
-    return tuple(sorted({i for ids in named if ids is not None for i in (ids if isinstance(ids, list) else [ids])}))

@@ -19,28 +19,33 @@ from rekindle.tokens.tasks.rows import Row, read_rows
 
 SYSTEM_PROMPT = r"Please reason step by step, and put your final answer within \boxed{}."  # Qwen2.5-Math's model card
 
+# No optimiser setting: on a user's own model each method keeps its published ones.
 PROFILE: Mapping[str, Any] = MappingProxyType(
     {
         "rollout.prompts": 8,  # EVOL-RL official code
         "rollout.group": 32,  # TTRL and EVOL-RL official code
         "rollout.votes": 64,  # TTRL and EVOL-RL official code
         "rollout.max_tokens": 512,  # TRL's max_completion_length is 256 or 512 by version
-        "descent.lr": 1e-6,  # TRL 1.16's and verl 0.9.1's default
-        "descent.minibatches": 4,
         "steps": 100,
     }
 )
 
 
-def load_files(path: str | Path, heldout: str | Path | None = None, ood: str | Path | None = None) -> FileTask:
-    """The task of a data file, with optional evaluation files; InputError (file, line, column, remedy)."""
-    return FileTask(path, heldout=heldout, ood=ood)
+def load_files(
+    path: str | Path, heldout: str | Path | None = None, ood: str | Path | None = None, rewarded: bool = False
+) -> FileTask:
+    """The task of a data file, with optional evaluation files; InputError (file, line, column, remedy).
+
+    rewarded: reward functions judge the responses, so an answer may be anything (a list, an object).
+    """
+    return FileTask(path, heldout=heldout, ood=ood, graded=not rewarded)
 
 
 class FileTask:
     """Prompts of a JSONL, JSON or parquet file; split "train" holds all its rows. Read once, when made.
 
-    Raises InputError naming file, line and column for anything that cannot be used.
+    Raises InputError naming file, line and column for anything that cannot be used; with `graded`, also an answer that
+    no response can be compared with. The answer as the file holds it is in `Example.meta["answer"]`.
     """
 
     name = "files"
@@ -50,10 +55,12 @@ class FileTask:
     ways: tuple[str, ...] = ()
     step_delimiters: tuple[str, ...] = ("\n",)
 
-    def __init__(self, path: str | Path, heldout: str | Path | None = None, ood: str | Path | None = None) -> None:
+    def __init__(
+        self, path: str | Path, heldout: str | Path | None = None, ood: str | Path | None = None, graded: bool = True
+    ) -> None:
         given = {"train": path, "heldout": heldout, "ood": ood}
         self.paths = {name: Path(file) for name, file in given.items() if file is not None}
-        self._splits = {name: read_examples(file) for name, file in self.paths.items()}
+        self._splits = {name: read_examples(file, graded) for name, file in self.paths.items()}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -90,12 +97,15 @@ class FileTask:
         return None
 
 
-def read_examples(path: Path) -> tuple[Example, ...]:
-    """The examples of one file, in its order; InputError naming file, line and column."""
+def read_examples(path: Path, graded: bool = True) -> tuple[Example, ...]:
+    """The examples of one file, in its order; InputError naming file, line and column.
+
+    graded: refuse an answer that cannot be graded; else such a row has no reference.
+    """
     examples: list[Example] = []
     places: dict[str, str] = {}
     for row in read_rows(path):
-        example = _example(f"{path}, {row.place}", row)
+        example = _example(f"{path}, {row.place}", row, graded)
         if example.id in places:
             raise InputError(
                 f"{path}, {row.place}: duplicate id '{example.id}', also at {places[example.id]}: make ids unique"
@@ -105,7 +115,7 @@ def read_examples(path: Path) -> tuple[Example, ...]:
     return tuple(examples)
 
 
-def _example(where: str, row: Row) -> Example:
+def _example(where: str, row: Row, graded: bool) -> Example:
     if row.columns.get("prompt") is None:
         there = ", ".join(f"'{name}'" for name in row.columns) or "none"
         raise InputError(f"{where}: no 'prompt' (columns: {there}): add one or rename the column that holds it")
@@ -115,7 +125,13 @@ def _example(where: str, row: Row) -> Example:
         raise InputError(f"{where}, column 'messages': the name is taken by a 'prompt' of messages: rename it")
     if messages:
         meta["messages"] = messages
-    return Example(id=_id(where, row), prompt=prompt, answer=_answer(where, row.columns), meta=meta)
+    column, gold = _gold(row.columns)
+    if gold is not None:
+        meta["answer"] = gold
+    answer = reference_text(gold)
+    if graded:
+        _check_answer(where, row.columns, column, answer)
+    return Example(id=_id(where, row), prompt=prompt, answer=answer, meta=meta)
 
 
 def _id(where: str, row: Row) -> str:
@@ -157,19 +173,16 @@ def _text(where: str, text: str) -> str:
     return text
 
 
-def _answer(where: str, columns: Mapping[str, Any]) -> str | None:
+def _check_answer(where: str, columns: Mapping[str, Any], column: str | None, answer: str | None) -> None:
     if columns.get("answer") is not None and columns.get("solution") is not None:
         raise InputError(f"{where}: both 'answer' and 'solution' are given: keep the one to grade against")
-    column, value = _gold(columns)
-    if value is None:
-        return None
-    answer = reference_text(value)
-    if answer is None:
+    if column is not None and answer is None:
+        value = _gold(columns)[1]
         shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
         raise InputError(
-            f"{where}, column '{column}': {shown} ({_kind(value)}) cannot be graded: use a number, a short text or null"
+            f"{where}, column '{column}': {shown} ({_kind(value)}) cannot be graded: use a number, a short text "
+            "or null, or score by --reward"
         )
-    return answer
 
 
 def _gold(columns: Mapping[str, Any]) -> tuple[str | None, object]:

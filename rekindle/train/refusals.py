@@ -1,0 +1,55 @@
+"""What a run refuses before its first step: a method, a model and data that do not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rekindle.errors import InputError
+from rekindle.tokens.labels import Label
+from rekindle.tokens.loader import Loaded, context_length
+from rekindle.tokens.rollouts import Example
+from rekindle.tokens.tasks.base import Task
+from rekindle.train.config import Resolved
+
+
+def check_run(resolved: Resolved, task: Task) -> None:
+    """InputError for what the method cannot do with the data, the rewards or the number format."""
+    config = resolved.config
+    if config.dtype == "bfloat16":
+        raise InputError("training in bfloat16 loses every update below a bf16 step: set dtype=float32")
+    labels: list[Label] = [method.collect.label for method in resolved.record.methods]
+    if config.reward and not all(label.needs_truth for label in labels):
+        raise InputError(f"method '{config.method}' scores by its own samples and would ignore --reward: drop it")
+    unlabelled = all(example.answer is None for example in task.split("train"))
+    if unlabelled and not config.reward and any(label.needs_truth for label in labels):
+        raise InputError(
+            f"method '{config.method}' needs answers and the data has none: add an 'answer' column, give --reward "
+            "FILE.py:function, or use a label-free method such as evol_rl"
+        )
+    if config.evaluate.every:
+        check_labels(task)
+
+
+def check_prompts(
+    loaded: Loaded, examples: Sequence[Example], max_tokens: int, option: str = "rollout.max_tokens"
+) -> None:
+    """InputError naming the first prompt that leaves no room for `max_tokens` (`option`) in the model's context."""
+    limit = context_length(loaded.model)
+    for example in examples:
+        length = len(loaded.encode(example))
+        if limit is not None and length + max_tokens > limit:
+            raise InputError(
+                f"prompt '{example.id}' has {length} tokens, which with {option}={max_tokens} exceeds the model's "
+                f"context of {limit}: shorten or drop it, or give a smaller {option}"
+            )
+
+
+def check_labels(task: Task) -> None:
+    """InputError where the run is to be evaluated on examples of which none has an answer."""
+    if all(example.answer is None for example in task.split(evaluated_split(task))):
+        raise InputError("the data has no answers to evaluate on: set evaluate.every=0 or add an 'answer' column")
+
+
+def evaluated_split(task: Task) -> str:
+    """The split that a run is evaluated on: "train" stands in where there is no held-out one."""
+    return "heldout" if "heldout" in task.splits else "train"
