@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -36,3 +38,14 @@ def test_linked_files_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_results_page_follows_from_the_stored_data() -> None:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
+    assert spec is not None and spec.loader is not None
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    data = json.loads(results.DATA.read_text(encoding="utf-8"))
+    assert results.page(data) == (ROOT / "docs" / "results" / "reduce.md").read_text(encoding="utf-8")
+    assert len(data["seeds"]) >= 3 and min(data["prompts"].values()) >= 300 and data["settings"]["samples"] >= 32
+    assert {"ttrl", "evol_rl", "ttrl_entropy", "grpo"} <= set(data["methods"])
