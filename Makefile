@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 
 demo: $(VENV)/.base
 	rm -rf runs/demo
-	$(ONE_THREAD) $(BIN)/rekindle compare ttrl evol_rl --seeds 1 --steps 20 --prompts 60 --samples 16 --out runs/demo
+	$(ONE_THREAD) $(BIN)/rekindle compare ttrl evol_rl --seeds 1 --steps 50 --prompts 100 --out runs/demo
 
 test: lint test-fast
 

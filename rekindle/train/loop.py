@@ -13,10 +13,10 @@ from rekindle.core.types import mean_metrics
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import publish, save_checkpoint, save_model
-from rekindle.train.evaluate import evaluate
+from rekindle.train.evaluate import evaluate, evaluation_sampling, spread
 from rekindle.train.events import EventLog
 from rekindle.train.refusals import evaluated_split
-from rekindle.train.run import Run, sampling_of
+from rekindle.train.run import Run
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -96,12 +96,13 @@ def finish(run: Run, folder: Folder) -> None:
 
 
 def quick_evaluation(run: Run) -> dict[str, float]:
-    """Held-out metrics with the run's sampling settings; the training split where the task has no other."""
+    """Held-out metrics at temperature 1 and top-p 1; on the training split where the task has no other."""
     config = run.resolved.config
-    examples = run.task.split(evaluated_split(run.task))[: config.evaluate.prompts]
+    examples = spread(run.task.split(evaluated_split(run.task)), config.evaluate.prompts)
     n = config.evaluate.samples
     ks = [k for k in (1, 4, 16) if k <= n]
-    found = evaluate(run.sampler, run.verifier, examples, sampling_of(run.resolved), samples=n, ks=ks, seed=config.seed)
+    settings = evaluation_sampling(run.resolved)
+    found = evaluate(run.sampler, run.verifier, examples, settings, samples=n, ks=ks, seed=config.seed)
     return dict(found.mean)
 
 

@@ -219,12 +219,12 @@ _HOSTILE = [
 
 @pytest.mark.parametrize("text", _HOSTILE, ids=range(len(_HOSTILE)))
 def test_hostile_text_is_answered_at_once(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert grade(normalise(extract_boxed(after_think(text))), "7") is False
     assert grade(text, "7") is False
     assert grade("7", text) in (False, None)
     assert boxed_digit(text) is False
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_random_bytes_never_raise() -> None:
