@@ -79,7 +79,8 @@ def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) 
         return
     if config.checkpoint.rollouts and run.step_index % config.checkpoint.rollouts == 0:
         write_rollouts(folder.rollouts, run.step_index, run.last_rollouts)
-    if config.checkpoint.every and run.step_index % config.checkpoint.every == 0:
+    due = run.step_index == config.steps or run.step_index % max(1, config.checkpoint.every) == 0
+    if config.checkpoint.every and due:
         log.sync()
         save_checkpoint(run, folder.checkpoints, config.checkpoint.keep)
 

@@ -53,7 +53,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Checkpoint:
-    """A checkpoint `every` so many steps (0: only the final model); the last `keep` stay.
+    """A checkpoint `every` so many steps and after the last (0: only the final model); the last `keep` stay.
 
     rollouts: keep the samples of every so many steps in `rollouts/` (0: none).
     """
