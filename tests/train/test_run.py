@@ -116,21 +116,25 @@ def test_training_in_bfloat16_is_refused(tmp_path: Path) -> None:
         train("grpo", task="digit_sum", out=tmp_path / "run", options={"dtype": "bfloat16"})
 
 
-def test_a_killed_process_resumes_bit_for_bit(whole: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    sets = [f"{name}={str(value).lower()}" for name, value in SMALL.items()]
-    command = [sys.executable, "-c", "from rekindle.cli.main import main; main()", "train", "evol_rl"]
-    command += ["--task", "digit_sum", "--steps", "10", "--out", str(out), *(x for s in sets for x in ("--set", s))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def killed(command: list[str], out: Path) -> bool:
+    """Run the command and kill it once its first checkpoint is there; False where it had finished by then."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while not checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (out / "final").exists(), "killed too late to prove anything"
-    assert checkpoints(out / "checkpoints"), process.stderr.read() if process.stderr else ""
-    if process.stderr:
-        process.stderr.close()
+    assert checkpoints(out / "checkpoints"), f"no checkpoint within 90 s, exit code {process.returncode}"
+    return not (out / "final").exists()
+
+
+def test_a_killed_process_resumes_bit_for_bit(whole: Path, tmp_path: Path) -> None:
+    sets = [f"{name}={str(value).lower()}" for name, value in SMALL.items()]
+    command = [sys.executable, "-c", "from rekindle.cli.main import main; main()", "train", "evol_rl"]
+    command += ["--task", "digit_sum", "--steps", "10", *(x for s in sets for x in ("--set", s))]
+    # On a busy machine the kill may come after the end, which proves nothing: then again.
+    tries = (tmp_path / f"run{i}" for i in range(5))
+    out = next(out for out in tries if killed([*command, "--out", str(out)], out))
     train("evol_rl", task="digit_sum", steps=10, out=out, options=SMALL, resume=True)
     assert same(weights(whole), weights(out))
 
