@@ -80,9 +80,9 @@ def test_a_group_takes_milliseconds() -> None:
     embed(texts)
     spent = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         embed(texts)
-        spent.append(time.perf_counter() - start)
+        spent.append(time.process_time() - start)
     assert min(spent) < 0.05  # about 1 ms on a quiet core; the room is for a busy machine
 
 
