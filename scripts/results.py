@@ -80,6 +80,18 @@ def aims(data: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
+def differences(data: Mapping[str, Any]) -> list[str]:
+    """EVOL-RL minus every other method, and its control minus TTRL, paired by seed, as lines of Markdown."""
+    pairs = [("evol_rl", "ttrl"), ("evol_rl", "ttrl_entropy"), ("evol_rl", "grpo"), ("ttrl_entropy", "ttrl")]
+    names = ("pass@1", "pass@16", "entropy", "distinct", "invalid_right", "ood_pass@16")
+    lines = ["| | " + " | ".join(n.replace("_", " ") for n in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for ours, theirs in pairs:
+        found = [paired(data["methods"][ours][n], data["methods"][theirs][n]) for n in names]
+        cells = [f"{f.mean:+.3f} (bound {f.bound:.3f}) {f.verdict}" for f in found]
+        lines.append(f"| {ours} - {theirs} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def table(data: Mapping[str, Any]) -> list[str]:
     """The results as lines of Markdown: mean and standard deviation over seeds."""
     lines = ["| | " + " | ".join(title for _, title in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
@@ -130,6 +142,12 @@ def page(data: Mapping[str, Any]) -> str:
             "| aim | seen | |",
             "|---|---|---|",
             *met,
+            "",
+            "## Paired differences, by the same rule",
+            "",
+            *differences(data),
+            "",
+            "*shown*: every seed is above and the mean beyond the two-sided 95 % t bound; *opposite*: the same below.",
             "",
             "## Ways of working on held-out prompts",
             "",

@@ -32,7 +32,8 @@ def sample(
     from rekindle.train.measure import load_source, open_model
     from rekindle.train.refusals import check_prompts
 
-    loaded = open_model(model, load_source(task, None), device, dtype)
+    source = load_source(task, None)
+    loaded = open_model(model, source, device, dtype, source.system_prompt)
     example = Example("of the command line", prompt)
     context = context_length(loaded.model)
     room = LONGEST if context is None else context - len(loaded.encode(example))

@@ -20,6 +20,7 @@ from rekindle.tokens.tasks.files import load_files
 from rekindle.tokens.verify import Verifier
 from rekindle.train.evaluate import Evaluation, evaluate, spread
 from rekindle.train.refusals import check_prompts
+from rekindle.train.settings import TASKS_OWN
 
 KS = (1, 4, 16)
 """The k of pass@k and maj@k where none are given."""
@@ -38,6 +39,7 @@ class Measure:
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
+    system_prompt: str | None = TASKS_OWN
     option: str = "max_tokens"
     """What the caller's user knows the longest response by, for the error that names it."""
 
@@ -56,7 +58,8 @@ def evaluate_model(
     a split is unknown or has no answers, and after loading where a prompt leaves no room in the model's context.
     """
     chosen = {split: chosen_examples(task, split, how.prompts) for split in splits}
-    loaded = open_model(model, task, how.device, how.dtype)
+    prompt = task.system_prompt if how.system_prompt == TASKS_OWN else how.system_prompt
+    loaded = open_model(model, task, how.device, how.dtype, prompt)
     for examples in chosen.values():
         check_prompts(loaded, examples, settings.max_tokens, how.option)
     local: Sampler = LocalSampler(loaded.model, loaded.tokenizer, loaded.encode)
@@ -109,10 +112,10 @@ def model_folder(spec: str) -> str:
     return str(path / "final")
 
 
-def open_model(spec: str | Path, task: Task, device: str, dtype: str) -> Loaded:
-    """The model `spec` as the task prompts it."""
+def open_model(spec: str | Path, task: Task, device: str, dtype: str, system_prompt: str | None) -> Loaded:
+    """The model `spec`, prompted with `system_prompt` where it has a chat template."""
     folder = model_folder(str(spec))
-    return load_model(folder, task_name=task.name, device=device, dtype=dtype, system_prompt=task.system_prompt)
+    return load_model(folder, task_name=task.name, device=device, dtype=dtype, system_prompt=system_prompt)
 
 
 @dataclass

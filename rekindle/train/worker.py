@@ -35,6 +35,7 @@ def measure_model(resolved: Resolved, task: Task, model: str | Path, job: Mappin
         seed=job["eval_seed"],
         device=config.device,
         dtype=config.dtype,
+        system_prompt=config.system_prompt,
         option="rollout.max_tokens",
     )
     splits = {split: prefix for prefix, split in (("", evaluated_split(task)), ("ood_", "ood")) if split in task.splits}

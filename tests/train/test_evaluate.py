@@ -16,7 +16,7 @@ from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.tasks import load_task
 from rekindle.tokens.verify import Verifier
-from rekindle.train import worker
+from rekindle.train import measure, worker
 from rekindle.train.compare import Member, _tell, by_metric
 from rekindle.train.evaluate import EVAL_SALT, evaluate, evaluation_sampling, spread
 from rekindle.train.events import EventLog
@@ -157,3 +157,19 @@ def test_the_records_of_a_member_are_told_once(tmp_path: Path) -> None:
         file.write("no event\n")
     with pytest.raises(InputError, match="no event"):
         tell()
+
+
+def test_a_comparison_evaluates_with_the_system_prompt_that_it_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    real = measure.load_model
+
+    def spy(spec: str, *, system_prompt: str | None, **where: str) -> object:
+        seen.append(system_prompt)
+        return real(spec, system_prompt=system_prompt, **where)
+
+    monkeypatch.setattr(measure, "load_model", spy)
+    task = load_task("digit_sum")
+    for asked in ("task", "Answer tersely.", None):
+        how = measure.Measure(prompts=1, samples=2, system_prompt=asked)
+        measure.evaluate_model("embedded", task, ("heldout",), measure.task_sampling(task, None), how)
+    assert seen == [task.system_prompt, "Answer tersely.", None]
