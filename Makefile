@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Tests and short runs are many small tensors: a second thread only costs.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint test-fast test-heavy effects bench results clean
+.PHONY: demo test lint test-fast test-heavy judge effects bench studies results clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.base
@@ -23,18 +23,34 @@ lint: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
 
-# Real TRL, in an environment outside the clone; skipped, loudly, where that cannot be built.
+# Real TRL and verl, in environments outside the clone; skipped, loudly, where those cannot be built.
 test-heavy: $(VENV)/.dev
 	$(ONE_THREAD) scripts/heavy.sh "$(abspath $(BIN))/python"
+	$(ONE_THREAD) scripts/judge.sh "$(abspath $(BIN))/python" test
 
-# Minutes of training each: whether a method does what its paper claims.
+# Real TRL and real verl beside ours on identical tensors: writes docs/conformance.md. `make judge WHAT=test` reruns it only.
+WHAT ?= write
+judge: $(VENV)/.dev
+	$(ONE_THREAD) scripts/judge.sh "$(abspath $(BIN))/python" $(WHAT)
+
+# A minute or so a method: whether it does what its paper claims. Writes the results and docs/effects.md.
 effects: $(VENV)/.dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m effect
+	$(BIN)/rekindle prove all --store
+	$(BIN)/python scripts/effects.py
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m effect
 
 bench: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python benchmarks/run.py
 
-# The comparison behind docs/results; resumes where it was interrupted.
+# The two studies in docs/results: an echo on saturated prompts, and EVOL-RL's ablation. An hour or more.
+ABLATION := evol_rl ttrl_entropy $(addprefix examples/03_evol_rl_ablation.py:,no_entropy no_clip_higher local_only global_only)
+
+studies: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python scripts/echo_study.py runs/echo
+	$(ONE_THREAD) $(BIN)/rekindle compare $(ABLATION) --seeds 3 --task reduce --out runs/ablation
+	$(ONE_THREAD) $(BIN)/python scripts/ablation_study.py runs/ablation
+
+# The comparison behind docs/results/reduce.md; resumes where it was interrupted.
 results: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/rekindle compare ttrl evol_rl ttrl_entropy grpo --seeds 3 --task reduce --out runs/compare-reduce
 	$(BIN)/python scripts/results.py runs/compare-reduce

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rekindle import methods
 from rekindle.core.method import Card
+from rekindle.prove.results import effect_of
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- methods: begin (python scripts/pages.py) -->", "<!-- methods: end -->"
@@ -23,8 +24,11 @@ def link(card: Card) -> str:
 
 def table() -> str:
     """A row a method."""
-    rows = [f"| `{name}` | {link(card)} ({card.year}) | {card.summary} | {card.status} |" for name, card in _cards()]
-    return "\n".join(["| method | source | idea | status |", "|---|---|---|---|", *rows])
+    rows = [
+        f"| `{name}` | {link(card)} ({card.year}) | {card.summary} | {card.status} | {effect_of(name)} |"
+        for name, card in _cards()
+    ]
+    return "\n".join(["| method | source | idea | status | effect |", "|---|---|---|---|---|", *rows])
 
 
 def page() -> str:
@@ -38,7 +42,7 @@ def page() -> str:
     ]
     for name, card in _cards():
         lines += [f"## {name}: {card.title}", "", f"{card.summary} {card.authors}, {card.year}."]
-        lines += [f"arXiv {card.arxiv}." if card.arxiv else "", f"Code read: {card.code}." if card.code else ""]
+        lines += [f"arXiv {card.arxiv}." if card.arxiv else "", f"Code: {card.code}." if card.code else ""]
         parent = f"Parent: `{card.parent}`. " if card.parent else ""
         lines += ["", f"{parent}Essence: {', '.join(f'`{slot}`' for slot in card.essence)}. Status: {card.status}.", ""]
         lines += [f"- Differs: {deviation}" for deviation in card.deviations]

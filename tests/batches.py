@@ -114,9 +114,11 @@ def poisoned(batch: Batch, now: Now, value: float = float("nan")) -> tuple[Batch
     """The same batch and now with `value` off the live positions of every floating-point [B T] tensor."""
     live = batch.live
     floats = {n: v for n, v in batch.extra.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    floats = {n: v for n, v in floats.items() if v.shape == live.shape}
     dirty = batch.with_columns(**{n: poison(v, live, value) for n, v in floats.items()})
     score = batch.score.where(batch.graded, value)
-    said = Now(logp=poison(now.logp, live, value), entropy=poison(now.entropy, live, value))
+    extra = {n: poison(v, live, value) for n, v in now.extra.items()}
+    said = Now(logp=poison(now.logp, live, value), entropy=poison(now.entropy, live, value), extra=extra)
     return replace(dirty, score=score), said
 
 
@@ -126,7 +128,7 @@ def pad(batch: Batch, now: Now, extra: int = 3) -> tuple[Batch, Now]:
     def wide(x: Tensor) -> Tensor:
         return torch.nn.functional.pad(x, (0, extra), value=-1 if x is batch.extra.get("segment") else 0)
 
-    columns = {n: wide(v) for n, v in batch.extra.items() if isinstance(v, Tensor) and v.dim() == 2}
+    columns = {n: wide(v) for n, v in batch.extra.items() if isinstance(v, Tensor) and v.shape == batch.mask.shape}
     padded = replace(batch, action=wide(batch.action), mask=wide(batch.mask), extra={**batch.extra, **columns})
     leaves = [wide(x.detach()).requires_grad_(x.requires_grad) for x in (now.logp, now.entropy)]
     return padded, Now(logp=leaves[0], entropy=leaves[1])

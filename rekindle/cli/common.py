@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import typer
@@ -97,4 +98,9 @@ def print_json(value: Any) -> None:
 def card_fields(name: str, card: Card) -> dict[str, Any]:
     """A card as JSON holds it, with its slug."""
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(card).items() if not isinstance(v, Mapping)}
-    return {"name": name, **plain, "sources": dict(card.sources)}
+    return {
+        "name": name,
+        **plain,
+        "sources": dict(card.sources),
+        "effects": [asdict(effect) for effect in card.effects],
+    }

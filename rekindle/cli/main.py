@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rekindle.cli import compare, doctor, evaluate, sample, shelf, train, warm
+from rekindle.cli import analysis, compare, doctor, evaluate, prove, sample, shelf, train, warm
 from rekindle.cli.common import run_safely
 from rekindle.cli.common import version as installed
 
@@ -45,7 +45,11 @@ app.command("warm")(warm.warm)
 app.command("methods")(shelf.methods)
 app.command("show")(shelf.show)
 app.command("diff")(shelf.diff)
+app.command("prove")(prove.prove)
 app.command("doctor")(doctor.doctor)
+app.command("forecast")(analysis.forecast)
+app.command("subnet")(analysis.subnet)
+app.command("pick-examples")(analysis.pick_examples)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ import typer
 from rekindle.cli.common import card_fields, print_json, print_table
 
 if TYPE_CHECKING:
+    from rekindle.core.method import Card
     from rekindle.train.find import Found
     from rekindle.train.options import Change
 
@@ -19,13 +20,19 @@ SHORT = 48
 def methods(json: Annotated[bool, typer.Option("--json", help="print a list of cards")] = False) -> None:
     """List the methods there are."""
     from rekindle.methods import load, names
+    from rekindle.prove.results import effect_of
 
     cards = {name: load(name).CARD for name in names()}
     if json:
         print_json([card_fields(name, card) for name, card in cards.items()])
         return
-    rows = [(name, card.title, str(card.year), card.status, card.summary) for name, card in cards.items()]
-    print_table(("method", "title", "year", "status", "idea"), rows)
+    rows = [(name, paper(card), card.status, effect_of(name), card.summary) for name, card in cards.items()]
+    print_table(("method", "paper", "status", "effect", "idea"), rows)
+
+
+def paper(card: Card) -> str:
+    """The method's name as printed, and where it is from."""
+    return f"{card.title} ({card.arxiv or card.year})"
 
 
 def show(

@@ -24,6 +24,7 @@ Reward = Annotated[list[str] | None, typer.Option(help="a reward, repeatable", m
 Steps = Annotated[int | None, typer.Option(help="steps of the run")]
 Prompts = Annotated[int | None, typer.Option(help="prompts a step")]
 GroupSize = Annotated[int | None, typer.Option(help="responses a prompt that are trained on")]
+OneShot = Annotated[str | None, typer.Option(help="train on this example only", metavar="ID")]
 Seed = Annotated[int | None, typer.Option(help="seed of prompts and samples (default 0)")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float64")]
@@ -45,6 +46,7 @@ def train(
     prompts: Prompts = None,
     group: GroupSize = None,
     seed: Seed = None,
+    one_shot: OneShot = None,
     device: Device = None,
     dtype: Dtype = None,
     config: Config = None,
@@ -67,6 +69,7 @@ def train(
         "rollout.prompts": prompts,
         "rollout.group": group,
         "seed": seed,
+        "one_shot": one_shot,
         "device": device,
         "dtype": dtype,
         "out": out,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rekindle.core.groups import group_constant, group_count, group_mean, group_std
 from rekindle.core.masked import whiten
-from rekindle.core.method import Advantage
+from rekindle.core.slots import Advantage
 from rekindle.core.types import Batch
 
 DDOF = {"sample": 1, "population": 0}
@@ -33,11 +33,11 @@ class GroupNormalized:
 
     def __call__(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Advantages [B T]; 0 in a constant group."""
-        _require_finite(batch)
+        require_finite(batch)
         centred = batch.score - group_mean(batch.score, batch.group, batch.graded)
         if self.std == "none":
-            return _spread(centred, batch)
-        return _spread(centred / (group_std(batch.score, batch.group, batch.graded, DDOF[self.std]) + self.eps), batch)
+            return _varied(centred, batch)
+        return _varied(centred / (group_std(batch.score, batch.group, batch.graded, DDOF[self.std]) + self.eps), batch)
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class LeaveOneOut:
 
     def __call__(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Advantages [B T]; 0 in a constant group. Equal to (score - mean) * G / (G - 1)."""
-        _require_finite(batch)
+        require_finite(batch)
         count = group_count(batch.group, batch.graded)
         centred = batch.score - group_mean(batch.score, batch.group, batch.graded)
-        return _spread(centred * count / (count - 1).clamp(min=1), batch)
+        return _varied(centred * count / (count - 1).clamp(min=1), batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +72,30 @@ class BatchWhitened:
         return whiten(self.advantage(batch), batch.live, ddof=self.ddof, eps=self.eps)
 
 
-def _spread(row: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, "B T"]:
+@dataclass(frozen=True)
+class Score:
+    """The score itself, no baseline: for methods whose score is relative already (a virtual or a greedy baseline)."""
+
+    needs_group: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Advantages [B T]: the row's score on its live positions."""
+        require_finite(batch)
+        return spread(batch.score, batch)
+
+
+def spread(row: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, "B T"]:
+    """One number a row on its live positions, 0 elsewhere."""
+    return row[:, None].where(batch.live, 0.0)
+
+
+def _varied(row: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, "B T"]:
     varied = ~group_constant(batch.score, batch.group, batch.graded)
     return row[:, None].where(batch.live & varied[:, None], 0.0)
 
 
-def _require_finite(batch: Batch) -> None:
+def require_finite(batch: Batch) -> None:
+    """ValueError naming graded rows whose score is not finite."""
     bad = (~batch.score.isfinite() & batch.graded).nonzero()[:, 0].tolist()
     if bad:
         raise ValueError(f"the scores of graded rows {bad[:5]} are not finite: mark rows without a score as not graded")

@@ -6,13 +6,14 @@ advantage, for an objective need not be linear in it. `kept` is already ANDed wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rekindle.core.groups import group_index, group_sum
+from rekindle.core.ratios import MAX_LOG_RATIO
 from rekindle.core.types import Batch
 
 
@@ -60,12 +61,40 @@ class PromptMean:
         return weight / (tokens * prompts).clamp(min=1)[:, None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplerWeighted:
+    """Another aggregate's weights times w = pi_old / pi_sampled: the sampler's numbers differ from the trainer's.
+
+    Truncated importance sampling: min(w, cap), or with `mask` w where w <= cap and 0 beyond (TRL, icepop). level:
+    "token", or "sequence" (w of the whole row, log-ratios summed: verl's default, cap 2). log w is clamped to +-20.
+    """
+
+    inner: Aggregate = field(default_factory=TokenMean)
+    level: Literal["token", "sequence"] = "sequence"
+    cap: float = 2.0
+    mask: bool = False
+    refuses: ClassVar[tuple[str, ...]] = ("rows that nobody sampled",)
+
+    def __post_init__(self) -> None:
+        if not self.cap > 0:
+            raise ValueError(f"the cap of the sampler weights is a ratio above 0, not {self.cap}: 2 is usual")
+
+    def __call__(self, batch: Batch, kept: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """The inner weights, each times its truncated w."""
+        live = batch.live
+        log = batch.logp_old.where(live, 0.0) - batch.column("logp_sampled").where(live, 0.0)
+        log = log.sum(dim=1, keepdim=True).expand_as(log) if self.level == "sequence" else log
+        w = log.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        w = w.where(w <= self.cap, 0.0) if self.mask else w.clamp(max=self.cap)
+        return self.inner(batch, kept) * w.to(batch.score.dtype)
+
+
 @dataclass(frozen=True)
 class FixedLength:
     """Every kept token weighs 1 / (live rows * length): no length bias (Dr. GRPO, Liu et al., arXiv 2503.20783).
 
     `length` is the response budget in tokens; None takes the one that the batch was sampled under (its column `limit`).
-    verl's form of the same name does not divide by the number of rows.
+    verl 0.9.1's seq-mean-token-sum-norm is the same; earlier versions did not divide by the number of rows.
     """
 
     length: int | None = None

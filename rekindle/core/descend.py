@@ -37,18 +37,22 @@ class Loss(Protocol):
 
 
 def backward(
-    policy: Policy, batch: Batch, method: Loss, micro_batch: int, *, two_pass: bool | None = None
+    policy: Policy, batch: Batch, method: Loss, micro_batch: int, *, two_pass: bool | None = None, fresh: bool = False
 ) -> tuple[float, Now, Metrics]:
     """Add the gradient of the method's loss on `batch` to the policy's parameters.
 
     micro_batch: sequences a forward pass, at least 1. two_pass: None takes one pass where the loss is separable.
+    fresh: the weights are still those of `logp_old`. Where the loss looks at the whole minibatch, the first pass takes
+    its place: rounding differs by 1e-7, and |logp - logp_old| would turn that into a full-size random gradient.
     Returns the loss, what the policy said (detached, rows as in `batch`) and the metrics.
     """
     if two_pass is None:
         two_pass = not method.separable
     elif not two_pass and not method.separable:
         raise ValueError("one pass is exact only for a separable loss")
-    return (_two_passes if two_pass else _one_pass)(policy, batch, method, micro_batch)
+    if two_pass:
+        return _two_passes(policy, batch, method, micro_batch, fresh)
+    return _one_pass(policy, batch, method, micro_batch)
 
 
 def _one_pass(policy: Policy, batch: Batch, method: Loss, micro_batch: int) -> tuple[float, Now, Metrics]:
@@ -66,11 +70,15 @@ def _one_pass(policy: Policy, batch: Batch, method: Loss, micro_batch: int) -> t
     return total, _join(said, torch.cat(pieces)), metrics
 
 
-def _two_passes(policy: Policy, batch: Batch, method: Loss, micro_batch: int) -> tuple[float, Now, Metrics]:
+def _two_passes(
+    policy: Policy, batch: Batch, method: Loss, micro_batch: int, fresh: bool
+) -> tuple[float, Now, Metrics]:
     pieces = list(micro_batches(batch, micro_batch))
     with torch.no_grad():
         said = [policy(batch.take(rows)) for rows in pieces]
     now = _join(said, torch.cat(pieces))
+    if fresh:
+        batch = batch.with_columns(logp_old=now.logp)
     leaves = {"logp": now.logp, "entropy": now.entropy, **now.extra}
     leaves = {name: value.detach().requires_grad_() for name, value in leaves.items()}
     leaf = Now(logp=leaves["logp"], entropy=leaves["entropy"], extra={n: leaves[n] for n in now.extra})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,27 @@ from torch import Tensor
 from rekindle.core.aggregate import Aggregate, TokenMean
 from rekindle.core.random import uniforms
 from rekindle.core.schedules import Scalar, resolve
-from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Now, Rows, Update, add_metrics
+from rekindle.core.slots import Advantage, Collect, Objective, Prepare, Reporting, TokenTerm
+from rekindle.core.types import LOGP_OLD, Batch, Headed, Metrics, Need, Needy, Now, Rows, Update, add_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A claim that paired seeds can show or deny: on `bed`, `metric` is more (or less) than that of `against`.
+
+    against: another method; None = the parent, "" = the untrained start. options, against_options: of the two records,
+    at the bed's scale. bed_options: of the bed. within: then the claim is that the two differ by no more than this.
+    """
+
+    claim: str
+    bed: str
+    metric: str
+    more: bool = True
+    against: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    against_options: Mapping[str, Any] = field(default_factory=dict)
+    bed_options: Mapping[str, Any] = field(default_factory=dict)
+    within: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +43,7 @@ class Card:
     essence: the slots that are the paper's idea (a profile may not touch them).
     status: "exact" (checked against an independent implementation or full formulas), "close" (something had to be
     inferred) or "partial". sources: dotted slot -> where the number comes from; one equal to the parent's inherits it.
-    version: rises when defaults or numerics change.
+    version: rises when defaults or numerics change. effects: what `rekindle prove` reruns.
     """
 
     title: str
@@ -38,64 +58,10 @@ class Card:
     deviations: tuple[str, ...]
     version: int
     sources: Mapping[str, str] = field(default_factory=dict)
+    effects: tuple[Effect, ...] = ()
 
 
-@runtime_checkable
-class Collect(Protocol):
-    """Run -> Batch."""
-
-    def __call__(self, run: Any) -> Batch:
-        """A batch with every column that the run's record needs."""
-        ...
-
-
-@runtime_checkable
-class Advantage(Protocol):
-    """Batch -> A [B T] without gradient, on the whole batch. `needs_group`: a group of one has no advantage."""
-
-    needs_group: ClassVar[bool]
-
-    def __call__(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """Advantages, 0 off live positions."""
-        ...
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """(Now, Batch) -> (per-token loss [B T], metrics). `separable`: a token's loss depends on its own row only."""
-
-    separable: ClassVar[bool]
-
-    def __call__(self, now: Now, batch: Batch) -> tuple[Float[Tensor, "B T"], Metrics]:
-        """The loss of each token, and metrics as sums and counts."""
-        ...
-
-
-@runtime_checkable
-class TokenTerm(Protocol):
-    """A term that is a weighted sum over tokens: its weights are taken once a minibatch, over its own mask."""
-
-    separable: ClassVar[bool]
-    needs: ClassVar[tuple[Need, ...]]
-
-    def weights(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """The weight of each token of a minibatch."""
-        ...
-
-    def per_token(self, now: Now, batch: Batch) -> tuple[Float[Tensor, "B T"], Metrics]:
-        """What is weighted, and metrics as sums and counts."""
-        ...
-
-
-@runtime_checkable
-class Prepare(Protocol):
-    """Batch -> Batch, once, on the whole batch before the split. `needs`: the columns it reads."""
-
-    needs: ClassVar[tuple[Need, ...]]
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch with more columns."""
-        ...
+_UPDATE = 1 << 32  # keys of updates lie this far apart: the split of an epoch uses those right above a step's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +70,7 @@ class Descent:
 
     epochs: passes over the batch. minibatches: updates an epoch; whole prompts go to a minibatch unless `cut_groups`.
     micro_batch: sequences a forward pass (memory only: it never changes the update). lr: a number, or a schedule over
-    the steps of the run. grad_clip: largest global gradient norm, 0 = off.
+    the steps of the run; head_lr: of heads that parts ask for (None: lr). grad_clip: largest global norm, 0 = off.
     """
 
     epochs: int = 1
@@ -112,25 +78,25 @@ class Descent:
     micro_batch: int = 64
     cut_groups: bool = False
     lr: Scalar = 1e-6
+    head_lr: Scalar | None = None
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 0.01
     grad_clip: float = 1.0
 
     def split(self, batch: Batch) -> Iterator[Batch]:
-        """The minibatches of every epoch, each a random share of the prompts (or of the rows, with `cut_groups`)."""
+        """The minibatches of every epoch, each a random share of the prompts (or of the rows, with `cut_groups`).
+
+        Each has a key of its own, or an objective that draws would favour the same tokens in every epoch.
+        """
         unit = batch.uid if self.cut_groups else batch.group
         ids, index = unit.unique(return_inverse=True)
         for epoch in range(self.epochs):
             # Keyed by the unit's own id, so that the row order of the batch cannot change the split.
             draw = uniforms(batch.key + 1 + epoch, ids, 1)[:, 0]
-            for part in torch.argsort(draw).tensor_split(min(self.minibatches, len(ids))):
-                yield batch.take(torch.isin(index, part).nonzero()[:, 0])
-
-
-def unchanged(batch: Batch, run: Any) -> Batch:
-    """The source of a purely on-policy method."""
-    return batch
+            for i, part in enumerate(torch.argsort(draw).tensor_split(min(self.minibatches, len(ids)))):
+                key = batch.key + _UPDATE * (1 + epoch * self.minibatches + i)
+                yield replace(batch.take(torch.isin(index, part).nonzero()[:, 0]), key=key)
 
 
 def weighted_sum(weights: Float[Tensor, "B T"], per_token: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
@@ -143,7 +109,7 @@ class PolicyGradient:
     """A policy-gradient method: one value a slot. A child is `parent.method().replace(slot=...)`."""
 
     collect: Collect
-    source: Callable[[Batch, Any], Batch] = unchanged
+    source: tuple[Callable[[Batch, Any], Batch], ...] = ()
     prepare: tuple[Prepare, ...] = ()
     advantage: Advantage
     modulate: tuple[Callable[[Tensor, Batch], Tensor], ...] = ()
@@ -156,9 +122,13 @@ class PolicyGradient:
 
     def step(self, run: Any) -> Metrics:
         """Collect, credit, descend. Returns the metrics of all updates as (sum, count) pairs."""
-        batch = run.gather(self.source(self.collect(run), run))
-        batch = self.credit(batch)
-        metrics: Metrics = {}
+        batch = self.collect(run)
+        for source in self.source:
+            batch = source(batch, run)
+        batch = self.credit(run.gather(batch))
+        metrics: Metrics = {"signal": self.signal(batch)}
+        for part in self.parts():
+            metrics = add_metrics(metrics, part.report(batch) if isinstance(part, Reporting) else {})
         parts = list(self.descent.split(batch))
         for index, part in enumerate(parts):
             update = replace(run.descend(part, self, index), last=index + 1 == len(parts))
@@ -178,13 +148,36 @@ class PolicyGradient:
 
     def needs(self) -> tuple[Need, ...]:
         """Every column that the parts want from a scoring pass at rollout weights, each once."""
-        wanted = [LOGP_OLD, *(n for part in (*self.prepare, *self.terms) for n in part.needs)]
+        wanted = [LOGP_OLD, *(need for part in self.parts() if isinstance(part, Needy) for need in part.needs)]
         return tuple(dict.fromkeys(wanted))
 
-    def credit(self, batch: Batch) -> Batch:
-        """The batch with `advantage` filled, and whatever `prepare` adds: both on the whole batch, before the split."""
+    def heads(self) -> tuple[str, ...]:
+        """The scalar heads that the parts want on the policy, each once."""
+        wanted = [head for part in self.parts() if isinstance(part, Headed) for head in part.heads]
+        return tuple(dict.fromkeys(wanted))
+
+    def parts(self) -> tuple[object, ...]:
+        """The parts that see a batch, in the order of the slots."""
+        many = (*self.source, *self.prepare, self.advantage, *self.modulate)
+        return (*many, self.objective, *self.keep, self.aggregate, *self.terms)
+
+    def signal(self, batch: Batch) -> tuple[float, float]:
+        """(rows of a credited batch that teach, live rows): an advantage, or a term that is no mere regulariser."""
+        live = batch.live_rows
+        taught = (batch.advantage != 0).any(dim=1)
+        for term in self.terms:
+            taught = taught if term.regularizes else taught | (term.weights(batch) != 0).any(dim=1)
+        return float((taught & live).sum().item()), float(live.sum().item())
+
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch with whatever `prepare` adds or scores anew: on the whole batch, before the split."""
         for prepare in self.prepare:
             batch = prepare(batch)
+        return batch
+
+    def credit(self, batch: Batch) -> Batch:
+        """The prepared batch with `advantage` filled."""
+        batch = self.prepared(batch)
         advantage = self.advantage(batch)
         for modulate in self.modulate:
             advantage = modulate(advantage, batch)
@@ -209,6 +202,9 @@ class PolicyGradient:
     def loss(self, now: Now, batch: Batch) -> tuple[Float[Tensor, ""], Metrics]:
         """The loss of a weighed batch, or of any rows of it: the losses of the pieces add up to that of the whole."""
         values, metrics = self.objective(now, batch)
+        if self.keep:
+            kept = (batch.column("weight") != 0) & batch.live
+            metrics = add_metrics(metrics, {"kept": (float(kept.sum().item()), float(batch.live.sum().item()))})
         pieces = [(type(self.objective).__name__, "weight", values)]
         for i, term in enumerate(self.terms):
             values, more = term.per_token(now, batch)

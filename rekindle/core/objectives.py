@@ -49,7 +49,10 @@ class Clip:
         loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(plain(self.low), plain(self.high)))
         if self.dual is not None:
             loss = torch.where(advantage < 0, torch.minimum(loss, -plain(self.dual) * advantage), loss)
-        metrics = self._metrics(ratio.detach(), advantage, log_ratio(now.detach(), batch), live)
+        metrics = ratio_metrics(now, batch, ratio, plain(self.low), plain(self.high))
+        if self.dual is not None:
+            beyond = (ratio.detach() > plain(self.dual)) & (advantage < 0)
+            metrics["clip_dual"] = share(beyond, live & (advantage != 0))
         return loss.where(live, 0.0), metrics
 
     def ratio(self, now: Now, batch: Batch) -> Float[Tensor, "B T"]:
@@ -62,27 +65,23 @@ class Clip:
             shared = segment_ratio(now, batch, batch.column("segment"))
         return token_form(now, batch, shared.where(batch.live, 1.0))
 
-    def _metrics(
-        self,
-        ratio: Float[Tensor, "B T"],
-        advantage: Float[Tensor, "B T"],
-        moved: Float[Tensor, "B T"],
-        live: Bool[Tensor, "B T"],
-    ) -> Metrics:
-        over, under = ratio > plain(self.high), ratio < plain(self.low)
-        # Tokens with zero advantage can never be clipped and would only dilute the shares.
-        counted = live & (advantage != 0)
-        metrics = {
-            "clip_high": share(over & (advantage > 0), counted),
-            "clip_low": share(under & (advantage < 0), counted),
-            "outside": share(over | under, live),
-            "ratio": (masked_sum(ratio, live).item(), float(live.sum().item())),
-            # k3 of KL(old || now) on samples of old: the change that this update has made so far.
-            "update_kl_k3": (masked_sum(moved.exp() - moved - 1, live).item(), float(live.sum().item())),
-        }
-        if self.dual is not None:
-            metrics["clip_dual"] = share((ratio > plain(self.dual)) & (advantage < 0), counted)
-        return metrics
+
+def ratio_metrics(now: Now, batch: Batch, ratio: Float[Tensor, "B T"], low: float, high: float) -> Metrics:
+    """What became of the ratios: shares of tokens beyond `low` and `high` whose advantage points outwards, and means.
+
+    `clip_high`, `clip_low` count tokens with an advantage, for others can never be clipped; `outside` counts all;
+    `update_kl_k3` is k3 of KL(old || now) on samples of old: the change that this update has made so far.
+    """
+    live = batch.live
+    ratio, advantage, moved = ratio.detach(), batch.advantage.where(live, 0.0), log_ratio(now.detach(), batch)
+    over, under, counted = ratio > high, ratio < low, live & (advantage != 0)
+    return {
+        "clip_high": share(over & (advantage > 0), counted),
+        "clip_low": share(under & (advantage < 0), counted),
+        "outside": share(over | under, live),
+        "ratio": (masked_sum(ratio, live).item(), float(live.sum().item())),
+        "update_kl_k3": (masked_sum(moved.exp() - moved - 1, live).item(), float(live.sum().item())),
+    }
 
 
 def share(hit: Bool[Tensor, "B T"], counted: Bool[Tensor, "B T"]) -> tuple[float, float]:

@@ -7,15 +7,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def segments(mask: Bool[Tensor, "B T"], is_delimiter: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+def segments(
+    mask: Bool[Tensor, "B T"], is_delimiter: Bool[Tensor, "B T"], bare: Bool[Tensor, "B T"] | None = None
+) -> Int[Tensor, "B T"]:
     """The step (0, 1, ...) that each position belongs to, -1 off the mask.
 
     A delimiter closes the step that it ends; what follows the last one is the last step. Further delimiters in a run
-    belong to the step before them, leading delimiters to the first step; a row of delimiters only is one step.
+    belong to the step before them, leading delimiters to the first step; a row of delimiters only is one step. bare:
+    the delimiters that are nothing else (None: all); one with content of its own (".\\n") can be a step by itself.
     Positions off the mask are skipped as if they were not there: a gap neither opens nor closes a step.
     """
-    content = mask & ~is_delimiter
-    closed = (mask & is_delimiter).long().cumsum(dim=1)
+    content = mask & ~(is_delimiter if bare is None else bare)
+    ends = (mask & is_delimiter).long()
+    closed = ends.cumsum(dim=1) - ends  # before this position
     seen = closed.where(content, -1).cummax(dim=1).values
     before = torch.nn.functional.pad(seen[:, :-1], (1, 0), value=-1)
     opens = content & (before >= 0) & (closed > before)

@@ -27,6 +27,7 @@ class EntropyBonus:
     coef: Scalar
     aggregate: Aggregate = field(default_factory=TokenMean)
     separable: ClassVar[bool] = True
+    regularizes: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def weights(self, batch: Batch) -> Float[Tensor, "B T"]:
@@ -51,6 +52,7 @@ class KLToReference:
     estimator: Literal["k1", "k2", "k3"] = "k3"
     aggregate: Aggregate = field(default_factory=TokenMean)
     separable: ClassVar[bool] = True
+    regularizes: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = (LOGP_REF,)
 
     def weights(self, batch: Batch) -> Float[Tensor, "B T"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -116,17 +116,47 @@ class Now:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a scoring pass shows of N actions, by pass name ("policy", "reference").
+
+    logits: at the sampling temperature. hidden: the last hidden states that predict the actions. weight: the LM head's
+    matrix. values: what the extra heads of the policy say, by head.
+    """
+
+    logits: Mapping[str, Float[Tensor, "N V"]]
+    hidden: Mapping[str, Float[Tensor, "N D"]]
+    weight: Mapping[str, Float[Tensor, "V D"]]
+    values: Mapping[str, Float[Tensor, " N"]]
+    action: Int[Tensor, " N"]
+
+
 @dataclass(frozen=True)
 class Need:
-    """A column that a part wants from a scoring pass. Equal needs are computed once.
+    """A column that a part wants from a scoring pass at rollout weights. Equal needs are computed once.
 
-    compute: (logits [N V] by pass name, at the sampling temperature; actions [N]) -> values [N], chunk by chunk.
-    passes: the named weights that the logits come from ("policy", "reference").
+    compute: what is seen of N actions -> values [N] or [N K], chunk by chunk. passes: the weights that it looks at.
+    per: "token" gives a column [B T]; "row" the mean over a row's actions, [B] or [B K].
     """
 
     name: str
-    compute: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    compute: Callable[[Seen], Tensor]
     passes: tuple[str, ...] = ("policy",)
+    per: Literal["token", "row"] = "token"
+
+
+@runtime_checkable
+class Needy(Protocol):
+    """A part that wants columns from the scoring pass."""
+
+    needs: ClassVar[tuple[Need, ...]]
+
+
+@runtime_checkable
+class Headed(Protocol):
+    """A part that wants scalar heads on the policy's hidden states, trained with it: `Now.extra[head]` is [B T]."""
+
+    heads: ClassVar[tuple[str, ...]]
 
 
 def taken(logp: Float[Tensor, "N V"], action: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -140,21 +170,26 @@ def entropy_of(logp: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
     return -(logp.exp() * finite).sum(dim=-1)
 
 
-def _policy_logp(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
-    return taken(torch.log_softmax(logits["policy"], dim=-1), action)
+def _policy_logp(seen: Seen) -> Tensor:
+    return taken(torch.log_softmax(seen.logits["policy"], dim=-1), seen.action)
 
 
-def _reference_logp(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
-    return taken(torch.log_softmax(logits["reference"], dim=-1), action)
+def _reference_logp(seen: Seen) -> Tensor:
+    return taken(torch.log_softmax(seen.logits["reference"], dim=-1), seen.action)
 
 
-def _policy_entropy(logits: Mapping[str, Tensor], action: Tensor) -> Tensor:
-    return entropy_of(torch.log_softmax(logits["policy"], dim=-1))
+def _policy_entropy(seen: Seen) -> Tensor:
+    return entropy_of(torch.log_softmax(seen.logits["policy"], dim=-1))
+
+
+def _policy_value(seen: Seen) -> Tensor:
+    return seen.values["value"]
 
 
 LOGP_OLD = Need("logp_old", _policy_logp)
 LOGP_REF = Need("logp_ref", _reference_logp, passes=("reference",))
 ENTROPY_OLD = Need("entropy_old", _policy_entropy)
+VALUE_OLD = Need("value_old", _policy_value)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

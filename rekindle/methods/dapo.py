@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.method import Card, Effect, PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.methods import grpo
 from rekindle.tokens.collect import Answers, MixedGroups
@@ -35,6 +35,20 @@ CARD = Card(
         "collect.shape.0.cache_share": "recipe: 4096 of 20480 tokens",
         "collect.shape.0.factor": "recipe: penalty_factor 1.0",
     },
+    effects=(
+        Effect(
+            claim="half the prompts solved, equal steps: more is learned",
+            bed="spread",
+            metric="reward",
+            bed_options={"solved": 0.5, "steps": 50},
+        ),
+        Effect(
+            claim="half the prompts solved, equal responses: more is learned",
+            bed="spread",
+            metric="reward",
+            bed_options={"solved": 0.5, "steps": 300, "budget": 6400},
+        ),
+    ),
 )
 
 

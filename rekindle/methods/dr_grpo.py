@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rekindle.core.advantages import GroupNormalized
 from rekindle.core.aggregate import FixedLength
-from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.method import Card, Effect, PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.methods import grpo
 
@@ -29,6 +29,9 @@ CARD = Card(
         "aggregate.length": "none: the length limit of the run, as in trl's dr_grpo",
         "objective.dual": "none: the paper has no dual clip",
     },
+    effects=(
+        Effect(claim="learns as much as GRPO without its divisions", bed="digits", metric="accuracy", within=0.01),
+    ),
 )
 
 

@@ -7,13 +7,13 @@ that resembles its group gets less, so a unanimous group still has a gradient), 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.method import Card, Effect, PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.terms import EntropyBonus
 from rekindle.methods import ttrl
@@ -29,13 +29,9 @@ CARD = Card(
     arxiv="2509.15194",
     code="YujunZhou/EVOL-RL",
     parent="ttrl",
-    essence=("collect.shape", "objective", "terms"),
+    essence=("collect.label", "collect.shape", "terms"),
     status="exact",
-    deviations=(
-        "Embeddings are hashed n-grams or the start model's states; the paper's are Qwen3-Embedding-4B's.",
-        "What is compared, and what a valid response is, belongs to the task (boxed tasks: the official digit rule).",
-        "Equal novelty is told by a tolerance; the official code tests max > min exactly.",
-    ),
+    deviations=("Embeddings are n-grams or the start model's states; the task says what is compared and valid.",),
     version=1,
     sources={
         "collect.shape.0.alpha": "official code, hard-coded 0.5",
@@ -43,6 +39,10 @@ CARD = Card(
         "objective.high": "official code: --clip-high, 0.28",
         "terms.1.coef": "README run command: 0.003",
     },
+    effects=(
+        Effect(claim="Novelty keeps ways of solving that TTRL loses.", bed="ways", metric="pass@16"),
+        Effect(claim="More distinct right answers than TTRL.", bed="digit_sum", metric="distinct"),
+    ),
 )
 
 
@@ -52,6 +52,8 @@ class NoveltyBands:
 
     alpha: float = 0.5
     tolerance: float = 1e-6
+    sets_score: ClassVar[bool] = True
+    gives: ClassVar[tuple[str, ...]] = ("scores below 0",)
 
     def __call__(self, rollouts: Rollouts, verdicts: Verdicts, run: Any) -> Verdicts:
         """Scores all rows of all groups; a group with fewer than two valid rows gets -1 throughout."""
@@ -65,12 +67,11 @@ class NoveltyBands:
         return replace(verdicts, score=score, success=verdicts.success & valid)
 
     def bands(self, embedded: Float[Tensor, "n D"], majority: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The scores of the n >= 2 valid responses of one group."""
+        """The scores of the n >= 2 valid responses of one group; alone on its side, one gets the best of its band."""
         unit = torch.nn.functional.normalize(embedded, dim=1, eps=1e-8)
         similarity = (unit @ unit.T).clamp(0.0, 1.0)
         other = ~torch.eye(len(unit), dtype=torch.bool)
         same = (majority[:, None] == majority[None, :]) & other
-        # The official code gives a response that is alone on its side another mean; its score does not depend on it.
         mean = (similarity * same).sum(dim=1) / same.sum(dim=1).clamp(min=1)
         novelty = 1 - self.alpha * mean - (1 - self.alpha) * similarity.masked_fill(~other, -1.0).amax(dim=1)
         return torch.where(majority, 0.5 + self._rank(novelty, majority), -1 + self._rank(novelty, ~majority))
@@ -84,7 +85,6 @@ class NoveltyBands:
 
 def method() -> PolicyGradient:
     """EVOL-RL as a record of parts."""
-    parent = ttrl.method()
-    collect = Answers(label=MajorityVote(), shape=(NoveltyBands(),))
-    objective = Clip(low=0.8, high=1.28, dual=3.0)
-    return parent.replace(collect=collect, objective=objective, terms=(*parent.terms, EntropyBonus(coef=0.003)))
+    parent, collect = ttrl.method(), Answers(label=MajorityVote(), shape=(NoveltyBands(),))
+    terms = (*parent.terms, EntropyBonus(coef=0.003))
+    return parent.replace(collect=collect, objective=Clip(low=0.8, high=1.28, dual=3.0), terms=terms)

@@ -7,7 +7,7 @@ G - 1, which is G / (G - 1) times Dr. GRPO's.
 from __future__ import annotations
 
 from rekindle.core.advantages import LeaveOneOut
-from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.method import Card, Effect, PolicyGradient
 from rekindle.methods import grpo
 
 CARD = Card(
@@ -26,6 +26,7 @@ CARD = Card(
         "A group of one gives advantage 0; verl's loop version keeps the raw score.",
     ),
     version=1,
+    effects=(Effect(claim="learns as much as GRPO", bed="digits", metric="accuracy", within=0.01),),
 )
 
 

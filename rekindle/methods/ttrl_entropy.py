@@ -5,7 +5,7 @@ Zhou et al., arXiv 2509.15194, ablate the novelty reward; this record isolates w
 
 from __future__ import annotations
 
-from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.method import Card, Effect, PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.terms import EntropyBonus
 from rekindle.methods import ttrl
@@ -18,7 +18,7 @@ CARD = Card(
     arxiv="2509.15194",
     code="YujunZhou/EVOL-RL",
     parent="ttrl",
-    essence=("objective", "terms"),
+    essence=("collect.label", "objective", "terms"),
     status="exact",
     deviations=(),
     version=1,
@@ -26,6 +26,11 @@ CARD = Card(
         "objective.high": "official code: --clip-high, 0.28",
         "terms.1.coef": "README run command: 0.003",
     },
+    effects=(
+        Effect(
+            claim="without novelty the helpers keep no more ways than TTRL", bed="ways", metric="pass@16", within=0.05
+        ),
+    ),
 )
 
 

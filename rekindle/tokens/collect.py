@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -15,68 +15,34 @@ from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from rekindle.tokens.labels import Label, Verdicts, Verified
 from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.slots import Column, Draw, Judge, Pick, Prompts, Select, Shape, TokenRun
 
 
-@runtime_checkable
-class TokenRun(Protocol):
-    """What a collector asks of a run of the language wing."""
+@dataclass(frozen=True)
+class InOrder:
+    """The next prompts of an endless stream, shuffled every epoch."""
 
-    prompts_per_step: int
-    group_size: int
-    max_tokens: int
-    key: Tensor
-    verifier: Any
-    embed: Any
-
-    def next_examples(self, count: int) -> Sequence[Example]:
-        """The next `count` prompts."""
-        ...
-
-    def sample(self, examples: Sequence[Example]) -> Rollouts:
-        """N responses to each prompt, every call with group ids and uids of its own."""
-        ...
-
-    def score(self, batch: Batch) -> Batch:
-        """The batch with the columns that the record's parts need."""
-        ...
-
-    def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:
-        """Told of every round: all samples, their verdicts, and the rows among them that may be trained on."""
-        ...
+    def __call__(self, run: Any, count: int) -> Sequence[Example]:
+        """`count` examples."""
+        return run.next_examples(count)
 
 
-@runtime_checkable
-class Shape(Protocol):
-    """(Rollouts, Verdicts, run) -> Verdicts with another score."""
+@dataclass(frozen=True)
+class Once:
+    """The same number of samples for every prompt."""
 
-    def __call__(self, rollouts: Rollouts, verdicts: Verdicts, run: Any) -> Verdicts:
-        """Sees all samples of each prompt."""
-        ...
-
-
-@runtime_checkable
-class Select(Protocol):
-    """(Rollouts, Verdicts) -> rows worth training on. Asked again, on fresh prompts, for up to `max_rounds` rounds."""
-
-    @property
-    def max_rounds(self) -> int:
-        """Rounds of sampling at the most."""
-        ...
-
-    def __call__(self, rollouts: Rollouts, verdicts: Verdicts) -> Int[Tensor, " N"]:
-        """Row indices; a prompt is kept or dropped as a whole."""
-        ...
+    def __call__(self, run: Any, examples: Sequence[Example], judge: Judge) -> Rollouts:
+        """Responses to every example."""
+        return run.sample(examples)
 
 
-@runtime_checkable
-class Column(Protocol):
-    """(Rollouts, tokenizer-aware run) -> a tensor column that needs text or token ids."""
+@dataclass(frozen=True)
+class FirstOfGroup:
+    """The G samples of a prompt with the smallest uids."""
 
-    name: ClassVar[str]
-
-    def __call__(self, rollouts: Rollouts, run: Any) -> Tensor:
-        """One value a row or a position."""
-        ...
+    def __call__(self, rollouts: Rollouts, verdicts: Verdicts, size: int) -> Int[Tensor, " N"]:
+        """Row indices, in row order."""
+        return first_of_group(rollouts, size)
 
 
 @dataclass(frozen=True)
@@ -100,6 +66,7 @@ class MixedGroups:
     """
 
     max_rounds: int = 10
+    refuses: ClassVar[tuple[str, ...]] = ("a success that is no correctness",)
 
     def __call__(self, rollouts: Rollouts, verdicts: Verdicts) -> Int[Tensor, " N"]:
         """Rows of groups that hold a success and a failure, or unequal rewards; never by the shaped score."""
@@ -113,12 +80,16 @@ class MixedGroups:
 class Answers:
     """Collect a batch of answers.
 
-    label says what a success is; `shape` parts turn successes into scores, in order, on all the samples of a prompt;
-    then the first G of the N samples (by uid) are trained on, unless `select` drops their prompt.
+    `prompts` chooses what to roll out and `draw` samples it; `label` says what a success is; `shape` parts turn
+    successes into scores, in order, on all the samples of a prompt; then the G samples that `pick` names are trained on
+    (the first by uid), unless `select` drops their prompt.
     """
 
+    prompts: Prompts = field(default_factory=InOrder)
+    draw: Draw = field(default_factory=Once)
     label: Label = field(default_factory=Verified)
     shape: tuple[Shape, ...] = ()
+    pick: Pick = field(default_factory=FirstOfGroup)
     select: Select = field(default_factory=Everything)
     columns: tuple[Column, ...] = ()
 
@@ -135,7 +106,8 @@ class Answers:
         else:
             raise GuardStop(
                 f"{have} of {run.prompts_per_step} prompts gave a mixed group in {self.select.max_rounds} rounds: the "
-                "prompts are all solved or all unsolved; use harder or easier data, or raise collect.select.max_rounds"
+                "others are all solved, all unsolved or ungraded; use harder or easier data, or raise "
+                "collect.select.max_rounds"
             )
         return self._batch(run, Rollouts.concat(rounds), _concat(verdicts_of))
 
@@ -144,13 +116,16 @@ class Answers:
         return replace(self, **slots)
 
     def _round(self, run: TokenRun, prompts: int) -> tuple[Rollouts, Verdicts]:
-        rollouts = run.sample(run.next_examples(prompts))
-        verdicts = self.label(rollouts, run.verifier)
+        def judge(rollouts: Rollouts) -> Verdicts:
+            return self.label(rollouts, run.verifier)
+
+        rollouts = self.draw(run, self.prompts(run, prompts), judge)
+        verdicts = judge(rollouts)
         for shape in self.shape:
             verdicts = shape(rollouts, verdicts, run)
-        first = first_of_group(rollouts, run.group_size)
-        run.observe(rollouts, verdicts, first)
-        rollouts, verdicts = rollouts.take(first), verdicts.take(first)
+        picked = self.pick(rollouts, verdicts, run.group_size)
+        run.observe(rollouts, verdicts, picked)
+        rollouts, verdicts = rollouts.take(picked), verdicts.take(picked)
         kept = self.select(rollouts, verdicts)
         return rollouts.take(kept), verdicts.take(kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,20 +17,33 @@ from rekindle.tokens.rollouts import Rollouts
 class Steps:
     """`segment` [B T]: the number of the reasoning step of each token (-1 off the response).
 
-    A step ends with a token whose text holds one of the task's step delimiters ("\\n" by default).
+    A step ends with a token of `ids`, where there are any; else with a token whose text `ends` accepts, where it is
+    given; else with one whose text holds one of the task's step delimiters ("\\n" by default). In this last case a
+    token that holds more than that (".\\n") is content as well; the others are nothing but delimiters.
     """
 
+    ids: tuple[int, ...] = ()
+    ends: Callable[[str], bool] | None = None
     name: ClassVar[str] = "segment"
 
     def __call__(self, rollouts: Rollouts, run: Any) -> Tensor:
         """Int [B T]; each distinct token is decoded once."""
-        ends = {i: self._ends(run, i) for i in rollouts.ids[rollouts.mask].unique().tolist()}
-        width = max(ends, default=0) + 1
-        table = torch.zeros(width, dtype=torch.bool)
-        table[[i for i, end in ends.items() if end]] = True
-        return segments(rollouts.mask, table[rollouts.ids.clamp(max=width - 1)] & rollouts.mask)
+        kinds = {i: self._kind(run, i) for i in rollouts.ids[rollouts.mask].unique().tolist()}
+        width = max(kinds, default=0) + 1
+        table = torch.zeros(2, width, dtype=torch.bool)
+        for i, kind in kinds.items():
+            table[:, i] = torch.tensor(kind)
+        ends, bare = table[:, rollouts.ids.clamp(max=width - 1)] & rollouts.mask
+        return segments(rollouts.mask, ends, bare)
 
-    @staticmethod
-    def _ends(run: Any, token: int) -> bool:
-        text = run.tokenizer.decode([token])
-        return any(delimiter in text for delimiter in run.verifier.step_delimiters)
+    def _kind(self, run: Any, token: int) -> tuple[bool, bool]:
+        """Whether a token ends a step, and whether it holds nothing but delimiters."""
+        if self.ids:
+            return token in self.ids, token in self.ids
+        text: str = run.tokenizer.decode([token])
+        if self.ends is not None:
+            return self.ends(text), self.ends(text)
+        left = text
+        for delimiter in run.verifier.step_delimiters:
+            left = left.replace(delimiter, "")
+        return left != text, left != text and not left.strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -69,10 +69,25 @@ class Verified:
 
     needs_truth: ClassVar[bool] = True
     votes: ClassVar[bool] = False
+    gives: ClassVar[tuple[str, ...]] = ("a success by correctness",)
 
     def __call__(self, rollouts: Rollouts, verifier: Any) -> Verdicts:
         """The verifier's verdicts: a truncated response is no success."""
         return verifier.verify(rollouts)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Success is that an answer could be extracted. Reads no reference and no vote: certainty rewards score later."""
+
+    needs_truth: ClassVar[bool] = False
+    votes: ClassVar[bool] = False
+    gives: ClassVar[tuple[str, ...]] = ("a success that is no correctness",)
+
+    def __call__(self, rollouts: Rollouts, verifier: Any) -> Verdicts:
+        """Verdicts over all rows."""
+        answers = [verifier.extract(text) for text in rollouts.text]
+        return Verdicts.of(answers, [bool(a) for a in answers], {})
 
 
 @dataclass(frozen=True)
@@ -81,18 +96,50 @@ class MajorityVote:
 
     Unparsed answers never vote. Ties go to the smallest string, so that row order cannot matter (the official code
     takes the first seen). Nothing extracted: every row fails. Agreement is the task's own equality of answers.
+    by: "string" counts equal strings; "equality" counts answers that the task's grader holds equal as one. margin: a
+    group abstains (no label, every row fails) where the lead over the second answer is a smaller share of its samples.
     """
 
+    by: Literal["string", "equality"] = "string"
+    margin: float = 0.0
     needs_truth: ClassVar[bool] = False
     votes: ClassVar[bool] = True
+    gives: ClassVar[tuple[str, ...]] = ("a success by correctness", "a vote")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin <= 1:
+            raise ValueError(f"the margin of a vote is a share from 0 to 1, not {self.margin}")
 
     def __call__(self, rollouts: Rollouts, verifier: Any) -> Verdicts:
         """Verdicts over all rows; `vote` holds the label of each group."""
         answers = [verifier.extract(text) for text in rollouts.text]
         groups = rollouts.group.tolist()
-        vote = {g: majority([a for a, h in zip(answers, groups, strict=True) if h == g]) for g in set(groups)}
+        heard = {g: [a for a, h in zip(answers, groups, strict=True) if h == g] for g in set(groups)}
+        vote = {g: self.label(said, verifier) for g, said in heard.items()}
         success = [agrees(verifier, a, vote[g]) for a, g in zip(answers, groups, strict=True)]
         return Verdicts.of(answers, success, vote)
+
+    def label(self, answers: Sequence[str | None], verifier: Any) -> str | None:
+        """The label of one group; None where nothing was extracted or the lead is too small."""
+        named = classes(answers, verifier) if self.by == "equality" else answers
+        counts = Counter(a for a in named if a).most_common(2)
+        lead = counts[0][1] - (counts[1][1] if len(counts) > 1 else 0) if counts else 0
+        return majority(named) if counts and lead >= self.margin * len(answers) else None
+
+
+def classes(answers: Sequence[str | None], verifier: Any) -> list[str | None]:
+    """Each answer by the name of its class: the smallest string that it equals, directly or through others.
+
+    Equality by a grader is not transitive, so classes are joined (union-find) whatever the row order.
+    """
+    distinct = sorted({a for a in answers if a})
+    name = {a: a for a in distinct}
+    for i, a in enumerate(distinct):
+        for b in distinct[:i]:
+            if name[a] != name[b] and agrees(verifier, a, b):
+                low, high = sorted((name[a], name[b]))
+                name |= {c: low for c in distinct if name[c] == high}
+    return [name[a] if a else None for a in answers]
 
 
 def majority(answers: Sequence[str | None]) -> str | None:

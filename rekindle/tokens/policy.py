@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rekindle.core.types import Batch, Need, Now, entropy_of, taken
+from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
 from rekindle.errors import InputError
 from rekindle.tokens.heads import SplitLM, refuse_dropout, split
 from rekindle.tokens.rollouts import PromptRows
@@ -34,12 +34,14 @@ class LMPolicy:
     """`model` scored at `temperature`, the head applied to at most `chunk` tokens at a time.
 
     The head is recomputed in the backward pass, so at most [chunk, V] logits exist. Raises `InputError` on dropout
-    and on architectures whose logits cannot be reproduced. Never changes the train mode.
+    and on architectures whose logits cannot be reproduced. Never changes the train mode. heads: scalar heads on the
+    hidden states that predict the actions, by name; their outputs are in `Now.extra`.
     """
 
     model: nn.Module
     temperature: float = 1.0
     chunk: int = 2048
+    heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     parts: SplitLM = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -62,13 +64,16 @@ class LMPolicy:
         hidden = _pick(self.parts.hidden(layout.ids), layout.flat)
         scores = [self._scores(hidden[part], layout.action[part]) for part in _chunks(len(layout.action), self.chunk)]
         logp, entropy = (torch.cat(column) for column in zip(*scores, strict=True))
-        return Now(logp=_scatter(batch, logp), entropy=_scatter(batch, entropy))
+        extra = {name: _scatter(batch, head(hidden)[:, 0]) for name, head in self.heads.items()}
+        return Now(logp=_scatter(batch, logp), entropy=_scatter(batch, entropy), extra=extra)
 
     @torch.no_grad()
     def columns(
         self, batch: Batch, needs: Sequence[Need], references: Mapping[str, nn.Module], micro_batch: int = 32
-    ) -> dict[str, Float[Tensor, "B T"]]:
-        """One scoring pass without gradient per model that `needs` name: column name -> values, 0 off the mask.
+    ) -> dict[str, Tensor]:
+        """One scoring pass without gradient per model that `needs` name: column name -> values [B T], 0 off the mask.
+
+        A need per row gives its mean over the row's actions, [B] or [B K].
 
         "policy" is this model; `references` are models of the same architecture on its device. `micro_batch` rows go
         together, rows of like length side by side. The columns lie on the batch's device. Raises `InputError` on a
@@ -100,11 +105,22 @@ class LMPolicy:
         hidden = {name: _pick(parts.hidden(layout.ids), layout.flat) for name, parts in models.items()}
         pieces: dict[str, list[Tensor]] = {need.name: [] for need in needs}
         for part in _chunks(len(layout.action), self.chunk):
-            logits = {name: models[name].logits(hidden[name][part]) / self.temperature for name in models}
+            seen = self._seen(models, {name: states[part] for name, states in hidden.items()}, layout.action[part])
             for need in needs:
-                seen = {name: logits[name] for name in need.passes}
-                pieces[need.name].append(need.compute(seen, layout.action[part]))
-        return {name: _scatter(batch, torch.cat(values)) for name, values in pieces.items()}
+                pieces[need.name].append(need.compute(seen))
+        joined = {name: torch.cat(values) for name, values in pieces.items()}
+        place = {need.name: row_means if need.per == "row" else _scatter for need in needs}
+        return {name: place[name](batch, values) for name, values in joined.items()}
+
+    def _seen(self, models: Mapping[str, SplitLM], hidden: Mapping[str, Tensor], action: Tensor) -> Seen:
+        weights = {name: parts.head.weight for name, parts in models.items()}
+        return Seen(
+            logits={name: models[name].logits(hidden[name]) / self.temperature for name in models},
+            hidden=hidden,
+            weight={name: weight for name, weight in weights.items() if isinstance(weight, Tensor)},
+            values={name: head(hidden["policy"])[:, 0] for name, head in self.heads.items() if "policy" in hidden},
+            action=action,
+        )
 
     def _scores(self, hidden: Float[Tensor, "N D"], action: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
@@ -168,6 +184,15 @@ def _pick(hidden: Float[Tensor, "B W D"], flat: Int[Tensor, " N"]) -> Float[Tens
 def _chunks(total: int, chunk: int) -> list[slice]:
     """Slices that cover `total` tokens; one empty slice where there are none, so that the head still runs."""
     return [slice(start, start + chunk) for start in range(0, max(total, 1), chunk)]
+
+
+def row_means(batch: Batch, values: Float[Tensor, "N *K"]) -> Float[Tensor, "B *K"]:
+    """The mean of `values` (one a position of the mask, row by row) over each row's positions; 0 for an empty row."""
+    row = batch.mask.nonzero()[:, 0]
+    total = torch.zeros((len(batch), *values.shape[1:]), dtype=values.dtype, device=batch.mask.device)
+    total = total.index_add(0, row, values.to(batch.mask.device))
+    count = batch.mask.sum(dim=1).clamp(min=1)
+    return total / count.view(-1, *[1] * (values.dim() - 1))
 
 
 def _scatter(batch: Batch, values: Float[Tensor, " N"]) -> Float[Tensor, "B T"]:

@@ -31,6 +31,8 @@ def save_checkpoint(run: Run, folder: Path, keep: int) -> Path:
     save_model(run, partial)
     (partial / STATE).mkdir()
     save_file(optimizer_tensors(run), partial / STATE / "optimizer.safetensors")
+    if run.policy.heads:
+        save_file(run.policy.heads.state_dict(), partial / STATE / "heads.safetensors")
     state = {"step": run.step_index, "memory": run.memory, "record_hash": run.resolved.record_hash}
     (partial / STATE / "run.json").write_text(json.dumps(state, indent=2) + "\n")
     publish(partial, place)
@@ -65,7 +67,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def optimizer_tensors(run: Run) -> dict[str, Tensor]:
     """The optimiser's state by parameter name: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`."""
-    named = {p: name for name, p in run.loaded.model.named_parameters()}
+    named: dict[Tensor, str] = {p: name for name, p in run.trainable()}
     state = run.optimizer.state
     return {f"{named[p]}.{key}": value.contiguous() for p in state for key, value in state[p].items()}
 
@@ -77,13 +79,15 @@ def load_checkpoint(run: Run, place: Path) -> None:
         raise InputError(f"{place} was written by another method record; resume with the method and options of its run")
     load_weights(run.loaded.model, place)
     tensors = load_file(place / STATE / "optimizer.safetensors")
-    for name, parameter in run.loaded.model.named_parameters():
+    for name, parameter in run.trainable():
         mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         if mine:
             # AdamW keeps its step count on the CPU, everything else beside the parameter.
             run.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in mine.items()}
     run.step_index = int(state["step"])
-    run.memory = {name: int(value) for name, value in state["memory"].items()}
+    run.memory = dict(state["memory"])
+    if run.policy.heads:
+        run.policy.heads.load_state_dict(load_file(place / STATE / "heads.safetensors"))
 
 
 def load_weights(model: torch.nn.Module, place: Path) -> None:

@@ -6,11 +6,21 @@ from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.train import options
-from rekindle.train.settings import Grouped, Rollout, parts, samples_per_prompt
+from rekindle.train.settings import (
+    Gives,
+    Grouped,
+    Labelling,
+    PositiveSignal,
+    Refuses,
+    Rollout,
+    parts,
+    samples_per_prompt,
+)
 
 
 def check(record: Any, rollout: Rollout) -> None:
     """Raise InputError, one sentence with its remedy, for options that contradict each other."""
+    check_traits(record)
     sampled = samples_per_prompt(record, rollout)
     if sampled < rollout.group:
         raise InputError(
@@ -25,6 +35,30 @@ def check(record: Any, rollout: Rollout) -> None:
         raise InputError("truncated sampling needs its correction, which is not there: set rollout.top_p=1")
     if rollout.top_k > 0:
         raise InputError("truncated sampling needs its correction, which is not there: set rollout.top_k=0")
+
+
+def check_traits(record: Any) -> None:
+    """InputError where one part gives what another part of the same record refuses."""
+    there = list(parts(record))
+    for part in (p for p in there if isinstance(p, Refuses)):
+        for other in (p for p in there if isinstance(p, Gives)):
+            shared = [trait for trait in other.gives if trait in part.refuses]
+            if shared:
+                a, b = type(part).__name__, type(other).__name__
+                raise InputError(f"{a} does not go with {b}, for that brings {shared[0]}: take one of the two out")
+
+
+def warnings(record: Any) -> list[str]:
+    """What a user should know of a combination that is allowed because it was asked for."""
+    there = list(parts(record))
+    cures = [type(part).__name__ for part in there if isinstance(part, PositiveSignal) and part.positive_signal is True]
+    unlabelled = any(isinstance(part, Labelling) and part.needs_truth is False for part in there)
+    if not cures or not unlabelled:
+        return []
+    return [
+        f"{cures[0]} makes the answers of unanimous groups likelier, and without labels they may be unanimously wrong: "
+        "watch vote accuracy and held-out maj@k"
+    ]
 
 
 def _compares_groups(record: Any) -> str | None:

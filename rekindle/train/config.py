@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rekindle.errors import InputError
 from rekindle.train import options
 from rekindle.train.aliases import translate
-from rekindle.train.checks import check
+from rekindle.train.checks import check, warnings
 from rekindle.train.settings import RunConfig
 
 Origin = Literal["default", "method", "profile", "run.toml", "flag", "--set"]
@@ -78,18 +78,17 @@ def resolve(
 ) -> Resolved:
     """The resolved run. Raises InputError, one sentence with its remedy, for anything that cannot work.
 
-    essence: the slots of the record that a profile may not touch. toml: the parsed run.toml. sets: `PATH=VALUE` texts.
-    flags: option -> value of the command line's own flags; those not given are not in it.
+    essence: the slots of the record that a profile does not touch (a note says what it would have set). toml: the
+    parsed run.toml. sets: `PATH=VALUE` texts. flags: option -> value of the command line's flags, only those given.
     """
+    fits, notes = _spared(profile or {}, essence)
     layers: tuple[tuple[Origin, Mapping[str, Any]], ...] = (
-        ("profile", profile or {}),
+        ("profile", fits),
         ("run.toml", dotted(toml or {})),
         ("flag", flags or {}),
         ("--set", _asked(sets, flags or {})),
     )
-    for path in profile or {}:
-        _refuse_essence(path, essence)
-    config, notes = RunConfig(method=method), list[str]()
+    config = RunConfig(method=method)
     origin: dict[str, Origin] = {path: "default" for path in config.flat()}
     for name, values in layers:
         values, more = translate(values, config.flat(), record)
@@ -102,6 +101,7 @@ def resolve(
         raise InputError(f"run.toml is of the method '{config.method}', not of '{method}': name one of the two")
     config = _one_source(config, {n: _RANK[origin[n]] for n in _SOURCES})
     check(record, config.rollout)
+    notes += warnings(record)
     known = [*config.flat(), *options.flatten(record)]
     return Resolved(config, record, {path: origin.get(path, "method") for path in known}, tuple(notes))
 
@@ -142,10 +142,11 @@ def _places(path: str, config: RunConfig, record: Any) -> list[str]:
     return staged if staged and path not in theirs and path not in config.flat() else [path]
 
 
-def _refuse_essence(path: str, essence: Sequence[str]) -> None:
-    for slot in essence:
-        if path == slot or path.startswith(slot + "."):
-            raise InputError(f"the task's profile sets '{path}', the idea of this method: take it out of the profile")
+def _spared(profile: Mapping[str, Any], essence: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The profile without what it would set inside the method's idea, and a note for each such path."""
+    inside = [p for p in profile if any(p == slot or p.startswith(f"{slot}.") for slot in essence)]
+    notes = [f"the task's profile would set {p}={profile[p]}, which is this method's idea: left alone" for p in inside]
+    return {path: value for path, value in profile.items() if path not in inside}, notes
 
 
 def _one_source(config: RunConfig, rank: Mapping[str, int]) -> RunConfig:

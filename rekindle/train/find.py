@@ -15,6 +15,7 @@ from rekindle.core.stages import Stages
 from rekindle.errors import InputError
 from rekindle.tokens.collect import Answers
 from rekindle.tokens.plugins import load_function
+from rekindle.train.combine import combine, combined_card
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,17 @@ class Found:
 
 
 def find_method(name: str) -> Found:
-    """The method `name`: a slug (`evol_rl`, `evol-rl`) or `FILE.py:function`. InputError where there is none."""
+    """The method `name`: `evol_rl` (or `evol-rl`), `A+B`, or `FILE.py:function`. InputError where there is none."""
     if ":" in name or name.endswith(".py"):
         function = load_function(name)
         return Found(name, vars(sys.modules[function.__module__]).get("CARD"), function)
+    if "+" in name:
+        names = tuple(part.strip().replace("-", "_") for part in name.split("+"))
+        twice = [part for part in names if names.count(part) > 1]
+        if twice:
+            raise InputError(f"'{name}' names '{twice[0]}' twice: name each method once")
+        card = combined_card(names)
+        return Found("+".join(names), card, lambda: combine(names))
     module = methods.load(name)
     return Found(name.replace("-", "_"), module.CARD, module.method)
 

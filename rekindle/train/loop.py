@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rekindle.core.types import mean_metrics
+from rekindle.errors import GuardStop
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import publish, save_checkpoint, save_model
@@ -58,16 +59,34 @@ def train(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> No
     steps = run.resolved.config.steps
     while run.step_index < steps:
         began = time.perf_counter()
-        run.observed, run.seconds, run.last_rollouts = {}, {}, []
+        run.observed, run.seconds, run.last_rollouts, run.drawn = {}, {}, [], 0
         run.record = run.method.at(run.step_index / max(1, steps - 1))
         metrics = run.record.step(run)
-        values = {**mean_metrics(run.observed), **mean_metrics(metrics)}
+        values = {**mean_metrics(run.observed), **mean_metrics(metrics), "responses": float(run.drawn)}
         run.step_index += 1
+        run.memory["empty_steps"] = 0 if metrics["signal"][0] else run.memory["empty_steps"] + 1
         seconds = time.perf_counter() - began
         heard(log.write("step", run.step_index, values, time=timing(run, seconds)))
         if run.last_rollouts:
             heard(shown_sample(run))
         after_step(run, folder, log, heard)
+        refuse_to_spin(run)
+
+
+def refuse_to_spin(run: Run) -> None:
+    """GuardStop after `empty_steps` steps in a row in which no answer taught anything.
+
+    A one-shot run goes on once its example is solved: what happens then is what it is for (arXiv 2504.20571).
+    """
+    config, empty = run.resolved.config, run.memory["empty_steps"]
+    solved = any(max(shares) > 0 for shares in run.memory["history"].values())
+    limit = 0 if config.one_shot is not None and solved else config.empty_steps
+    if limit and empty >= limit and run.step_index < run.resolved.config.steps:
+        raise GuardStop(
+            f"no response taught anything in the last {empty} steps: every advantage was zero (groups/all_right and "
+            "groups/all_wrong in the events): use harder or easier data, a method for such groups (docs/methods.md), "
+            "or set empty_steps=0 to go on with what the regularisers do"
+        )
 
 
 def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from rekindle.errors import InputError, unknown
+from rekindle.train.partnames import named_part, part_names
 
 PLAIN = (str, bool, int, float, type(None))
 Record = typing.TypeVar("Record")
@@ -143,9 +144,13 @@ def _checked(old: Any, hint: Any, path: str, value: Any) -> Any:
         return None
     if isinstance(value, str) and not _is_plain(old) and value == _name(old):
         return old
+    if isinstance(value, str) and is_dataclass(old) and (part := named_part(old, hint, value)) is not None:
+        return part
     if not allowed:
         inner = [f"{path}.{key}" for key, _ in children(old)]
+        known = part_names(old, hint)
         remedy = f"set {' or '.join(inner[:3])}" if inner else "name another in a method file (FILE.py:function)"
+        remedy += f", or choose {', '.join(known)}" if len(known) > 1 else ""
         raise InputError(f"option '{path}' holds {show(old)} and takes no plain value: {remedy}")
     value = tuple(value) if isinstance(value, list) else value
     try:

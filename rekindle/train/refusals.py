@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
 from rekindle.tokens.labels import Label
@@ -10,6 +11,7 @@ from rekindle.tokens.loader import Loaded, context_length
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.config import Resolved
+from rekindle.train.settings import parts
 
 
 def check_run(resolved: Resolved, task: Task) -> None:
@@ -26,8 +28,29 @@ def check_run(resolved: Resolved, task: Task) -> None:
             f"method '{config.method}' needs answers and the data has none: add an 'answer' column, give --reward "
             "FILE.py:function, or use a label-free method such as evol_rl"
         )
+    for part in parts(resolved.record):
+        if isinstance(part, ReadsColumns):
+            check_columns(config.method, part.example_columns, task)
     if config.evaluate.every:
         check_labels(task)
+
+
+@runtime_checkable
+class ReadsColumns(Protocol):
+    """A part that reads columns of the data besides prompt and answer."""
+
+    example_columns: ClassVar[tuple[str, ...]]
+
+
+def check_columns(method: str, columns: Sequence[str], task: Task) -> None:
+    """InputError naming the first training prompt that lacks a column."""
+    for column in columns:
+        lacking = [example.id for example in task.split("train") if not example.meta.get(column)]
+        if lacking:
+            raise InputError(
+                f"method '{method}' needs a column '{column}' and prompt '{lacking[0]}' has none ({len(lacking)} lack "
+                "it): add it to every row of the data, or use another method"
+            )
 
 
 def check_prompts(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,29 +19,28 @@ from rekindle.core.random import pack_key
 from rekindle.core.schedules import plain
 from rekindle.core.stages import Stages
 from rekindle.core.types import Batch, Metrics, Update, add_metrics
+from rekindle.core.watch import watched
 from rekindle.errors import GuardStop
-from rekindle.tokens.embed import Embed, HashedNgrams, PolicyStates
+from rekindle.tokens.embed import Embed
 from rekindle.tokens.labels import Label, Verdicts
-from rekindle.tokens.loader import Loaded, load_model
+from rekindle.tokens.loader import Loaded
 from rekindle.tokens.policy import LMPolicy
-from rekindle.tokens.rewards import load_rewards
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
-from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
 from rekindle.train.config import Resolved
 from rekindle.train.meter import meter
 from rekindle.train.quarantine import quarantine
-from rekindle.train.refusals import check_prompts, check_run
 from rekindle.train.settings import samples_per_prompt
 
 
 @dataclass(eq=False)
 class Run:
-    """The state of a run. `memory` holds what is saved besides weights and optimiser: plain numbers by name.
+    """The state of a run. `memory` holds what is saved besides weights and optimiser: plain JSON values by name.
 
-    method: all of the run. record: the method of this step, its schedules resolved to plain numbers.
+    `memory["history"]` has the share of successes of each visit of each prompt, oldest first. method: all of the run.
+    record: the method of this step, its schedules resolved to plain numbers.
     """
 
     resolved: Resolved
@@ -59,7 +57,8 @@ class Run:
     examples: Sequence[Example]
     folder: Path | None = None
     step_index: int = 0
-    memory: dict[str, int] = field(default_factory=lambda: {"prompts": 0, "groups": 0})
+    drawn: int = 0
+    memory: dict[str, Any] = field(default_factory=lambda: {"prompts": 0, "groups": 0, "empty_steps": 0, "history": {}})
     observed: Metrics = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     last_rollouts: list[tuple[Rollouts, Verdicts]] = field(default_factory=list)
@@ -109,11 +108,19 @@ class Run:
 
     def sample(self, examples: Sequence[Example]) -> Rollouts:
         """Responses of the current weights: `votes` a prompt where the method votes, else `group`."""
-        began = time.perf_counter()
         n = samples_per_prompt(self.record, self.resolved.config.rollout)
+        return self._draw(examples, n, sampling_of(self.resolved))
+
+    def greedy(self, examples: Sequence[Example]) -> Rollouts:
+        """The most likely response of the current weights to each prompt."""
+        return self._draw(examples, 1, replace(sampling_of(self.resolved), top_k=1))
+
+    def _draw(self, examples: Sequence[Example], n: int, sampling: Sampling) -> Rollouts:
+        began = time.perf_counter()
         first = self.memory["groups"]
         self.memory["groups"] += len(examples)
-        rollouts = self.sampler.sample(examples, n, sampling_of(self.resolved), self.key, first_group=first)
+        rollouts = self.sampler.sample(examples, n, sampling, self.key, first_group=first)
+        self.drawn += len(rollouts)
         self._spent("sample", began)
         return rollouts
 
@@ -130,6 +137,8 @@ class Run:
         seen = meter(rollouts, verdicts, trained, self.label, self.verifier)
         self.observed = add_metrics(add_metrics(self.observed, seen), verdicts.metrics)
         self.last_rollouts.append((rollouts, verdicts))
+        for prompt, share in visits(rollouts, verdicts):
+            self.memory["history"].setdefault(prompt, []).append(share)
 
     def gather(self, batch: Batch) -> Batch:
         """The batch of all ranks; one process has it already."""
@@ -140,8 +149,9 @@ class Run:
         began = time.perf_counter()
         descent = method.descent
         self.optimizer.zero_grad(set_to_none=True)
-        loss, now, metrics = backward(self.policy, part, method, descent.micro_batch)
-        parameters = [p for p in self.loaded.model.parameters() if p.requires_grad]
+        loss, now, metrics = backward(self.policy, part, method, descent.micro_batch, fresh=index == 0)
+        parameters = [p for _, p in self.trainable()]
+        metrics = add_metrics(metrics, watched(self.policy, part, method.terms, parameters, descent.micro_batch))
         limit = descent.grad_clip if descent.grad_clip > 0 else math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -150,12 +160,18 @@ class Run:
                 f"step {self.step_index}, update {index}: loss {loss:g}, gradient norm {norm:g}; stopped before the "
                 f"optimiser step, the batch is in {where}; lower descent.lr or look at the scores, then --resume"
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = plain(descent.lr)
+        rates = (descent.lr, descent.lr if descent.head_lr is None else descent.head_lr)
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=False):
+            group["lr"] = plain(lr)
         self.optimizer.step()
         more = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0), "grad_clipped": (float(norm > limit), 1.0)}
         self._spent("update", began)
         return Update(batch=part, now=now, metrics=add_metrics(metrics, more), index=index)
+
+    def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The parameters that train, by name: the model's, and those of its heads as `heads.NAME.weight`."""
+        model = [(n, p) for n, p in self.loaded.model.named_parameters() if p.requires_grad]
+        return model + [(f"heads.{n}", p) for n, p in self.policy.heads.named_parameters()]
 
     def _spent(self, what: str, began: float) -> None:
         self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
@@ -169,48 +185,13 @@ def sampling_of(resolved: Resolved) -> Sampling:
     )
 
 
-def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
-    """Load everything a run needs, at its start weights. InputError where the model or the data cannot serve it."""
-    check_run(resolved, task)
-    config, method = resolved.config, resolved.record
-    where = {"device": config.device, "dtype": config.dtype}
-    loaded = load_model(config.model, task_name=task.name, system_prompt=config.system(task.system_prompt), **where)
-    loaded.model.train()
-    rewards = load_rewards(config.reward) if config.reward else None
-    examples = task.split("train")
-    check_prompts(loaded, examples, config.rollout.max_tokens)
-    frozen = _frozen(loaded.model) if _wants_reference(method, config.embed) else None
-    return Run(
-        resolved=resolved,
-        method=method,
-        record=method.at(0.0),
-        task=task,
-        loaded=loaded,
-        policy=LMPolicy(loaded.model, temperature=config.rollout.temperature),
-        sampler=LocalSampler(loaded.model, loaded.tokenizer, loaded.encode),
-        verifier=Verifier(task, rewards),
-        embed=HashedNgrams() if frozen is None or config.embed == "ngrams" else PolicyStates(frozen, loaded.tokenizer),
-        references={} if frozen is None else {"reference": frozen},
-        optimizer=make_optimizer(loaded.model, method.methods[0]),
-        examples=examples,
-        folder=folder,
+def visits(rollouts: Rollouts, verdicts: Verdicts) -> list[tuple[str, float]]:
+    """(prompt id, share of successes among its graded responses) of every group that has one."""
+    found: dict[int, tuple[str, list[bool]]] = {}
+    rows = zip(
+        rollouts.group.tolist(), rollouts.example, verdicts.success.tolist(), verdicts.graded.tolist(), strict=True
     )
-
-
-def make_optimizer(model: torch.nn.Module, record: PolicyGradient) -> torch.optim.AdamW:
-    """AdamW over the parameters that train, with the record's settings."""
-    descent = record.descent
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    betas = (descent.beta1, descent.beta2)
-    return torch.optim.AdamW(parameters, lr=1.0, betas=betas, weight_decay=descent.weight_decay)
-
-
-def _wants_reference(method: PolicyGradient | Stages, embed: str) -> bool:
-    return embed == "policy" or any("reference" in need.passes for need in method.needs())
-
-
-def _frozen(model: Any) -> Any:
-    reference = copy.deepcopy(model)
-    for parameter in reference.parameters():
-        parameter.requires_grad_(False)
-    return reference
+    for group, example, success, graded in rows:
+        if graded:
+            found.setdefault(group, (example.id, []))[1].append(success)
+    return [(prompt, sum(seen) / len(seen)) for prompt, seen in found.values()]

@@ -47,7 +47,9 @@ def to_toml(resolved: Resolved, inputs: Mapping[str, str] | None = None) -> str:
         "options": {path: _written(value) for path, value in resolved.options.items() if value is not None},
         "unset": [path for path, value in resolved.options.items() if value is None],
     }
-    return tomli_w.dumps({**_nested(said), RECORDED: recorded})
+    # A part that was exchanged by name and then given options: its name cannot be a table too, so it goes first, flat.
+    chosen = {path: value for path, value in said.items() if path not in own and _inside(path, said)}
+    return tomli_w.dumps({**chosen, **_nested(said), RECORDED: recorded})
 
 
 def from_toml(text: str, where: str = "run.toml") -> Saved:
@@ -95,11 +97,15 @@ def _written(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _inside(path: str, flat: Mapping[str, Any]) -> bool:
+    return any(other.startswith(path + ".") for other in flat)
+
+
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted paths as tables; the name of a part (`collect` = "Answers") is left out where its fields follow."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
-        if any(other.startswith(path + ".") for other in flat):
+        if _inside(path, flat):
             continue
         node = tree
         *tables, key = path.split(".")

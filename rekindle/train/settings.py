@@ -75,7 +75,9 @@ class RunConfig:
     """All of a run but its method's record.
 
     data_heldout, data_ood: files to evaluate on, for runs on `data`. embed: what novelty compares, "ngrams" or the
-    start model's states. system_prompt: "task" = the task's own, None = none, any other text = that text.
+    start model's states. empty_steps: a run stops after so many steps in a row without any signal (0: never).
+    system_prompt: "task" = the task's own, None = none, any other text = that text. one_shot: the id of the only
+    example that is trained on (None: all); only: a file of ids, one a line, of those that are.
     """
 
     method: str
@@ -86,8 +88,11 @@ class RunConfig:
     data_ood: str | None = None
     system_prompt: str | None = TASKS_OWN
     reward: tuple[str, ...] = ()
+    one_shot: str | None = None
+    only: str | None = None
     steps: Whole = 100
     seed: Count = 0
+    empty_steps: Count = 20
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     out: str | None = None
@@ -112,6 +117,34 @@ class Grouped(Protocol):
     """An advantage that says whether it compares the responses of a group."""
 
     needs_group: bool
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A label that says whether it reads references."""
+
+    needs_truth: bool
+
+
+@runtime_checkable
+class PositiveSignal(Protocol):
+    """A part that makes right answers likelier where a whole group is right."""
+
+    positive_signal: bool
+
+
+@runtime_checkable
+class Gives(Protocol):
+    """A part that says what others will have to live with."""
+
+    gives: tuple[str, ...]
+
+
+@runtime_checkable
+class Refuses(Protocol):
+    """A part that says what it cannot live with."""
+
+    refuses: tuple[str, ...]
 
 
 @runtime_checkable

@@ -17,13 +17,15 @@ from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.files import load_files
 from rekindle.train import runfile
 from rekindle.train.baseline import write_baseline
+from rekindle.train.build import make_run
 from rekindle.train.checkpoint import checkpoints, load_checkpoint
+from rekindle.train.chosen import chosen
 from rekindle.train.config import Resolved, early, early_source, resolve
 from rekindle.train.events import EventLog
 from rekindle.train.find import find_method, make_method
 from rekindle.train.loop import Folder, Listener, finish, train
 from rekindle.train.plan import refuse_changes
-from rekindle.train.run import Run, make_run
+from rekindle.train.run import Run
 from rekindle.train.sinks import open_sinks
 
 
@@ -55,7 +57,7 @@ def prepare(asked: Asked) -> tuple[Resolved, Task]:
         sets=asked.sets,
         flags=asked.flags,
     )
-    return resolved, task
+    return resolved, chosen(resolved, task)
 
 
 def run_folder(resolved: Resolved) -> Folder:
@@ -132,7 +134,7 @@ def inputs(resolved: Resolved) -> dict[str, str]:
     """File -> sha256 of what the run reads besides its model: data, and the files of its method and rewards."""
     config = resolved.config
     specs = [spec.rpartition(":")[0] for spec in (config.method, *config.reward) if ":" in spec]
-    files = [config.data, config.data_heldout, config.data_ood, *specs]
+    files = [config.data, config.data_heldout, config.data_ood, config.only, *specs]
     return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file}
 
 

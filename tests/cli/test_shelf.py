@@ -56,7 +56,7 @@ def out(*args: str) -> str:
 
 def test_methods_lists_every_card() -> None:
     listed = out("methods")
-    assert listed.splitlines()[0].split() == ["method", "title", "year", "status", "idea"]
+    assert listed.splitlines()[0].split() == ["method", "paper", "status", "effect", "idea"]
     for name in names():
         assert any(line.split()[:1] == [name] for line in listed.splitlines())
     assert max(map(len, listed.splitlines())) <= 120

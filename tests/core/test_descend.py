@@ -47,6 +47,7 @@ class ReadsExtra:
     """A term on a column of Now."""
 
     separable: ClassVar[bool] = True
+    regularizes: ClassVar[bool] = False
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def weights(self, batch: Batch) -> Tensor:

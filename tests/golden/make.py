@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rekindle.core.method import PolicyGradient
 from rekindle.core.types import mean_metrics
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from tests.methods.made import WIDTH, group_rollouts, playing
-from tests.methods.stage import Stage, TablePolicy
+from tests.methods.stage import Stage, TablePolicy, trainable
 
 HERE = Path(__file__).parent
 TENSORS = ("ids", "mask", "logp", "logp_sampled", "entropy", "group", "uid")
@@ -58,19 +59,20 @@ def stored_rollouts() -> Rollouts:
     )
 
 
-def stored_policy(role: str) -> TablePolicy:
-    """The policy or the reference at its stored weights."""
-    policy = TablePolicy(width=WIDTH)
+def stored_policy(role: str, heads: Sequence[str] = ()) -> TablePolicy:
+    """The policy or the reference at its stored weights; the values of a head follow from its seed."""
+    policy = TablePolicy(width=WIDTH, heads=heads)
     tensors = load_file(HERE / "rollouts.safetensors")
-    policy.load_state_dict({n: tensors[f"{role}.{n}"] for n, _ in policy.named_parameters()})
+    stored = {n: tensors[f"{role}.{n}"] for n, _ in policy.named_parameters() if f"{role}.{n}" in tensors}
+    policy.load_state_dict({**policy.state_dict(), **stored})
     return policy
 
 
 def play(method: PolicyGradient) -> tuple[dict[str, Tensor], Stage]:
     """The losses of five updates and the weights after them, with the stage that played them."""
     method = method.replace(descent=replace(method.descent, epochs=1, minibatches=UPDATES))
-    policy = stored_policy("policy")
-    parameters = list(policy.parameters())
+    policy = stored_policy("policy", method.heads())
+    parameters = trainable(policy)
     stage = Stage(method, policy, stored_policy("reference"), parameters, playing(stored_rollouts()), lr=LR)
     method.step(stage)
     means = [mean_metrics(update.metrics) for update in stage.updates]

@@ -100,7 +100,7 @@ def group_rollouts(g: int, votes: int = VOTES) -> Rollouts:
         texts.append(f"{words}={answer}" if answer else words)
         finish.append("length" if cut else "eos")
         ids.append(row + [7 if cut else EOS] + [0] * (WIDTH - size))
-        mask.append([t < size and not (t == 1 and j == 0) for t in range(WIDTH)])
+        mask.append([t < size and not (t == 1 and j in (0, 3)) for t in range(WIDTH)])
     logs = torch.tensor([[-rng.random() - 0.1 for _ in range(WIDTH)] for _ in range(votes)], dtype=torch.float64)
     on = torch.tensor(mask)
     return Rollouts(

@@ -13,45 +13,86 @@ from torch import Tensor, nn
 from rekindle import methods
 from rekindle.core.descend import backward
 from rekindle.core.method import PolicyGradient
-from rekindle.core.types import Batch, Metrics, Need, Now, Update
+from rekindle.core.types import Batch, Metrics, Need, Now, Seen, Update
 from rekindle.tokens.labels import Verdicts
-from rekindle.tokens.policy import LMPolicy
+from rekindle.tokens.policy import LMPolicy, row_means
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.verify import Verifier
+from rekindle.train.build import make_heads
+from rekindle.train.run import visits
 from tests.methods.made import VERIFIER, WIDTH, group_rollouts, letter_counts, playing
 from tests.tiny_models import VOCABULARY, build, tokenizer
 
 GROUP, PROMPTS = 4, 5
+META = {"paraphrase": "y", "demonstration": "abc"}
+"""Columns that some methods read."""
 
 
 class TablePolicy(nn.Module):
     """Logits of a token: a row for the token before it plus a row for its position; exact and cheap."""
 
-    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float64, width: int = 32) -> None:
+    def __init__(
+        self, seed: int = 0, dtype: torch.dtype = torch.float64, width: int = 32, heads: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         rng = torch.Generator().manual_seed(seed)
         self.before = nn.Parameter(torch.randn(VOCABULARY, VOCABULARY, generator=rng, dtype=torch.float64).to(dtype))
         self.place = nn.Parameter(torch.randn(width, VOCABULARY, generator=rng, dtype=torch.float64).to(dtype) / 2)
+        values = torch.randn(VOCABULARY + width, generator=rng, dtype=torch.float64).to(dtype) / 2
+        self.value = nn.Parameter(values, requires_grad=bool(heads))
+        self.heads = heads
 
     def logits(self, batch: Batch) -> Tensor:
-        assert isinstance(batch.prompt, PromptRows)
-        last = torch.tensor([row[-1] for row in batch.prompt.ids], dtype=torch.int64)
-        before = torch.cat([last[:, None], batch.action[:, :-1]], dim=1)
-        return self.before[before] + self.place[: batch.action.shape[1]]
+        return self.before[before(batch)] + self.place[: batch.action.shape[1]]
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """One-hot token before and position [B T D]: the logits are linear in it."""
+        width, spots = batch.action.shape[1], torch.eye(len(self.place), dtype=self.place.dtype)
+        place = spots[:width].expand(len(batch), width, len(self.place))
+        return torch.cat([nn.functional.one_hot(before(batch), VOCABULARY).to(place.dtype), place], dim=2)
+
+    def weight(self) -> Tensor:
+        """The head's matrix [V D] of `hidden`."""
+        return torch.cat([self.before, self.place]).T
 
     def forward(self, batch: Batch) -> Now:
         logp = torch.log_softmax(self.logits(batch), dim=-1)
         taken = logp.gather(2, batch.action[..., None])[..., 0]
         entropy = -(logp.exp() * logp).sum(dim=-1)
-        return Now(logp=taken.where(batch.mask, 0.0), entropy=entropy.where(batch.mask, 0.0))
+        extra = {name: (self.hidden(batch) @ self.value).where(batch.mask, 0.0) for name in self.heads}
+        return Now(logp=taken.where(batch.mask, 0.0), entropy=entropy.where(batch.mask, 0.0), extra=extra)
 
     @torch.no_grad()
     def columns(self, batch: Batch, needs: Sequence[Need], references: Mapping[str, Any]) -> dict[str, Tensor]:
         models = {"policy": self, **references}
-        logits = {name: model.logits(batch)[batch.mask] for name, model in models.items()}
-        action = batch.action[batch.mask]
+        seen = Seen(
+            logits={name: model.logits(batch)[batch.mask] for name, model in models.items()},
+            hidden={name: model.hidden(batch)[batch.mask] for name, model in models.items()},
+            weight={name: model.weight() for name, model in models.items()},
+            values={name: self.hidden(batch)[batch.mask] @ self.value for name in self.heads},
+            action=batch.action[batch.mask],
+        )
         zeros = torch.zeros(batch.mask.shape, dtype=self.before.dtype)
-        return {n.name: zeros.masked_scatter(batch.mask, n.compute(logits, action)) for n in needs}
+        token = {n.name: zeros.masked_scatter(batch.mask, n.compute(seen)) for n in needs if n.per == "token"}
+        return token | {n.name: row_means(batch, n.compute(seen)) for n in needs if n.per == "row"}
+
+
+def apart(parts: Sequence[Rollouts]) -> list[Rollouts]:
+    """The same groups with ids of their own where one is played twice in a round."""
+    seen: dict[int, int] = {}
+    out = []
+    for part in parts:
+        group = int(part.group[0])
+        again = seen[group] = seen.get(group, -1) + 1
+        out.append(replace(part, group=part.group + 1000 * again, uid=part.uid + 100_000 * again))
+    return out
+
+
+def before(batch: Batch) -> Tensor:
+    """The token before each action [B T]."""
+    assert isinstance(batch.prompt, PromptRows)
+    last = torch.tensor([row[-1] for row in batch.prompt.ids], dtype=torch.int64)
+    return torch.cat([last[:, None], batch.action[:, :-1]], dim=1)
 
 
 @dataclass(eq=False)
@@ -73,16 +114,32 @@ class Stage:
     verifier: Verifier = VERIFIER
     tokenizer: Any = field(default_factory=tokenizer)
     drawn: int = 0
+    step_index: int = 0
+    memory: dict[str, Any] = field(default_factory=lambda: {"history": {}})
     seen: list[tuple[Rollouts, Verdicts, Tensor]] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
 
+    @property
+    def record(self) -> PolicyGradient:
+        return self.method
+
     def next_examples(self, count: int) -> list[Example]:
         self.drawn += count
-        return [Example(str(g), "x") for g in range(self.drawn - count, self.drawn)]
+        return [Example(str(g), "x", meta=dict(META)) for g in range(self.drawn - count, self.drawn)]
+
+    def said(self, example: Example) -> Rollouts:
+        """The rollouts of a prompt by its number; a paraphrase has others of its own."""
+        twin = example.id.endswith("~")
+        rows = self.source(int(example.id.rstrip("~")) + PROMPTS * twin)
+        return replace(rows, example=[replace(e, id=example.id, meta=example.meta) for e in rows.example])
+
+    def greedy(self, examples: Sequence[Example]) -> Rollouts:
+        return Rollouts.concat([self.said(e).take(torch.tensor([1])) for e in examples])
 
     def sample(self, examples: Sequence[Example]) -> Rollouts:
-        parts = [self.source(int(e.id)) for e in examples]
-        if not self.method.collect.label.votes:
+        parts = apart([self.said(e) for e in examples])
+        collect: Any = self.method.collect
+        if not collect.label.votes:
             parts = [part.take(torch.arange(self.group_size)) for part in parts]
         return Rollouts.concat(parts)
 
@@ -92,6 +149,8 @@ class Stage:
 
     def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:
         self.seen.append((rollouts, verdicts, trained))
+        for prompt, share in visits(rollouts, verdicts):
+            self.memory["history"].setdefault(prompt, []).append(share)
 
     def gather(self, batch: Batch) -> Batch:
         return batch
@@ -99,7 +158,7 @@ class Stage:
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         for parameter in self.parameters:
             parameter.grad = None
-        loss, now, metrics = backward(self.policy, part, method, self.micro_batch)
+        loss, now, metrics = backward(self.policy, part, method, self.micro_batch, fresh=index == 0)
         with torch.no_grad():
             for parameter in self.parameters:
                 parameter -= self.lr * parameter.grad if parameter.grad is not None else 0.0
@@ -110,9 +169,14 @@ class Stage:
 
 def table_stage(method: PolicyGradient, seed: int = 0, dtype: torch.dtype = torch.float64, **changes: Any) -> Stage:
     """A stage with a table policy; the reference is another table."""
-    policy = TablePolicy(seed, dtype)
-    stage = Stage(method, policy, TablePolicy(seed + 1, dtype), list(policy.parameters()))
+    policy = TablePolicy(seed, dtype, heads=method.heads())
+    stage = Stage(method, policy, TablePolicy(seed + 1, dtype), trainable(policy))
     return replace(stage, **changes)
+
+
+def trainable(policy: nn.Module) -> list[nn.Parameter]:
+    """The parameters that train; the value table only where a head reads it."""
+    return [p for p in policy.parameters() if p.requires_grad]
 
 
 def collected(method: PolicyGradient, rollouts: Rollouts, **changes: Any) -> tuple[Stage, Batch]:
@@ -120,7 +184,10 @@ def collected(method: PolicyGradient, rollouts: Rollouts, **changes: Any) -> tup
     sizes = rollouts.group.unique(return_counts=True)[1]
     settings = {"prompts_per_step": len(sizes), "group_size": int(sizes.max()), **changes}
     stage = table_stage(method, source=playing(rollouts), **settings)
-    batch = method.credit(method.collect(stage))
+    batch = method.collect(stage)
+    for source in method.source:
+        batch = source(batch, stage)
+    batch = method.credit(batch)
     with torch.no_grad():
         for parameter in stage.parameters:
             parameter += 0.4 * torch.linspace(0, 500, parameter.numel(), dtype=parameter.dtype).sin().view_as(parameter)
@@ -129,12 +196,14 @@ def collected(method: PolicyGradient, rollouts: Rollouts, **changes: Any) -> tup
 
 def on_leaves(method: PolicyGradient, batch: Batch, now: Now) -> tuple[float, Tensor, Tensor]:
     """(loss, d loss / d logp, d loss / d entropy) of a credited batch."""
-    leaf = Now(logp=now.logp.detach().requires_grad_(), entropy=now.entropy.detach().requires_grad_())
+    extra = {name: value.detach().requires_grad_() for name, value in now.extra.items()}
+    leaf = Now(logp=now.logp.detach().requires_grad_(), entropy=now.entropy.detach().requires_grad_(), extra=extra)
     loss, _ = method.loss(leaf, method.weigh(batch, leaf.detach()))
     if not loss.requires_grad:
         return loss.item(), torch.zeros_like(now.logp), torch.zeros_like(now.logp)
     grads = torch.autograd.grad(loss, [leaf.logp, leaf.entropy], allow_unused=True)
-    return loss.item(), *(g if g is not None else torch.zeros_like(now.logp) for g in grads)
+    logp, entropy = (g if g is not None else torch.zeros_like(now.logp) for g in grads)
+    return loss.item(), logp, entropy
 
 
 def gradients(parameters: Sequence[nn.Parameter], work: Callable[[], object]) -> Tensor:
@@ -158,8 +227,12 @@ def staged(name: str, dtype: torch.dtype, table: bool = False) -> tuple[Stage, B
         stage = table_stage(method, dtype=dtype)
     else:
         model = build("llama", dtype)
-        stage = Stage(method, LMPolicy(model), build("llama", dtype, seed=1), list(model.parameters()))
+        heads = make_heads(model, method)
+        parameters = [*model.parameters(), *heads.parameters()]
+        stage = Stage(method, LMPolicy(model, heads=heads), build("llama", dtype, seed=1), parameters)
     batch = method.collect(stage)
+    for source in method.source:
+        batch = source(batch, stage)
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in stage.parameters:

@@ -32,14 +32,17 @@ def by_ranks(stage: Stage, batch: Batch, ranks: int = 2) -> Tensor:
     with torch.no_grad():
         parts = [stage.policy(batch.take(rows)) for rows in shares]
     back = torch.cat(shares).argsort()
-    leaves = [torch.cat([getattr(p, n) for p in parts])[back].requires_grad_() for n in ("logp", "entropy")]
-    now = Now(logp=leaves[0], entropy=leaves[1])
+    names = ("logp", "entropy", *parts[0].extra)
+    said = [{"logp": p.logp, "entropy": p.entropy, **p.extra} for p in parts]
+    leaves = [torch.cat([one[n] for one in said])[back].requires_grad_() for n in names]
+    now = Now(logp=leaves[0], entropy=leaves[1], extra=dict(zip(names[2:], leaves[2:], strict=True)))
     loss, _ = stage.method.loss(now, stage.method.weigh(batch, now.detach()))
     grads = torch.autograd.grad(loss, leaves, allow_unused=True)
 
     def rank(rows: Tensor) -> None:
         own = stage.policy(batch.take(rows))
-        outputs = [(o, g[rows]) for o, g in zip((own.logp, own.entropy), grads, strict=True) if g is not None]
+        mine = (own.logp, own.entropy, *own.extra.values())
+        outputs = [(o, g[rows]) for o, g in zip(mine, grads, strict=True) if g is not None]
         torch.autograd.backward([o for o, _ in outputs], [g for _, g in outputs])
 
     return torch.stack([gradients(stage.parameters, functools.partial(rank, rows)) for rows in shares]).sum(dim=0)
@@ -96,8 +99,9 @@ def test_padding_is_invisible(name: str) -> None:
 def test_what_lies_off_live_positions_gets_exactly_no_gradient(name: str, bad: float) -> None:
     stage, batch = staged(name, torch.float64, table=True)
     now = stage.policy(batch).detach()
-    now = Now(logp=now.logp.requires_grad_(), entropy=now.entropy.requires_grad_())
-    batch = replace(batch, graded=batch.graded & (batch.group != batch.group.amin()))
+    extra = {name: value.requires_grad_() for name, value in now.extra.items()}
+    now = Now(logp=now.logp.requires_grad_(), entropy=now.entropy.requires_grad_(), extra=extra)
+    batch = replace(batch, graded=batch.graded & (batch.group != batch.group.unique()[1]))
     answers = []
     for some, said in ((batch, now), poisoned(batch, now, bad)):
         some = stage.method.credit(some)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from rekindle.core.echo import EchoNLL, MineEcho
 from rekindle.core.segments import segments
 from rekindle.core.types import Batch, Now
 from rekindle.methods import echo_rl, grpo
-from rekindle.methods.echo_rl import EchoNLL, MineEcho
 from rekindle.tokens.rollouts import Rollouts
 from tests.batches import hand_batch
 from tests.methods.made import group_rollouts

@@ -1,4 +1,4 @@
-"""EVOL-RL: the sheet's worked example, its invariants, its edge cases, and TTRL where novelty is constant."""
+"""EVOL-RL: the source's worked example, its invariants, its edge cases, and TTRL where novelty is constant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rekindle.core.advantages import GroupNormalized
 from rekindle.methods import evol_rl, ttrl, ttrl_entropy
 from rekindle.methods.evol_rl import NoveltyBands
 from rekindle.tokens.collect import to_batch
-from rekindle.tokens.labels import MajorityVote, Verdicts
+from rekindle.tokens.labels import MajorityVote, Verdicts, Verified
 from rekindle.train.options import diff
 from tests.methods.made import VERIFIER, spoken
 from tests.methods.stage import collected, on_leaves
@@ -199,3 +199,28 @@ def test_scores_come_from_all_votes_and_advantages_from_the_trained_rows() -> No
     want = (batch.score - batch.score.mean()) / (batch.score.std() + 1e-6)
     assert batch.score.unique().numel() > 2
     torch.testing.assert_close(batch.advantage[:, 0], want)
+
+
+def test_with_the_truth_in_place_of_the_vote_the_bands_follow_the_truth() -> None:
+    verified = METHOD.replace(collect=METHOD.collect.replace(label=Verified()))
+    texts = ["ab=5", "abcd=5", "ccd=5", "x=7", "xyz=7", "zzz=7", "none", "a!=7"]
+    _, batch = collected(verified, spoken(texts, truth="7"))
+    _, voted = collected(METHOD, spoken(texts[:5], truth="7"))
+    right, wrong = batch.score[3:6], batch.score[:3]
+    assert batch.success.tolist() == [False] * 3 + [True] * 3 + [False] * 2
+    assert tuple(right.aminmax()) == (0.5, 1.0) and tuple(wrong.aminmax()) == (-1.0, -0.5)
+    assert (batch.score[6:] == -1).all(), "an invalid response scores -1, right or not"
+    assert voted.success.tolist() == [True] * 3 + [False] * 2, "the vote would have taken the majority's side"
+    assert (batch.advantage[3:6] > 0).any() and (batch.advantage[:3] < 0).all()
+
+
+def test_a_broken_reference_leaves_its_rows_out_of_the_bands() -> None:
+    verified = METHOD.replace(collect=METHOD.collect.replace(label=Verified()))
+    _, batch = collected(verified, spoken(["ab=5", "abcd=5", "x=7"], truth="?"))
+    assert not batch.graded.any() and (batch.advantage == 0).all()
+
+
+def test_a_group_that_is_all_right_by_the_truth_still_varies() -> None:
+    verified = METHOD.replace(collect=METHOD.collect.replace(label=Verified()))
+    _, batch = collected(verified, spoken(["ab=5", "abcd=5", "xy=5", "xyz=5"], truth="5"))
+    assert batch.success.all() and (batch.advantage > 0).any() and (batch.advantage < 0).any()

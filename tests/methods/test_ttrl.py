@@ -1,4 +1,4 @@
-"""TTRL: the sheet's worked example with its metrics, ties, nothing extracted, and GRPO with the gold label."""
+"""TTRL: the source's worked example with its metrics, ties, nothing extracted, and GRPO with the gold label."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_advantages_by_majority_share(right: int) -> None:
     p = right / 32
     rollouts, verdicts = voted(["5"] * right + [str(10 + i) for i in range(32 - right)])
     got = advantages(rollouts, verdicts)
-    scale = (31 / 32) ** 0.5  # the sample standard deviation in place of the sheet's population one
+    scale = (31 / 32) ** 0.5  # the sample standard deviation in place of the source's population one
     assert got[0] == pytest.approx(scale * ((1 - p) / p) ** 0.5, rel=1e-5)
     assert got[-1] == pytest.approx(-scale * (p / (1 - p)) ** 0.5, rel=1e-5)
 

@@ -73,3 +73,12 @@ def test_warm_examples_are_right_at_first_and_about_half_at_last() -> None:
 def test_loading_and_pickling() -> None:
     assert load_task("digit_sum") == TASK
     assert pickle.loads(pickle.dumps(TASK)) == TASK
+
+
+@pytest.mark.parametrize("split", ["train", "heldout", "ood"])
+def test_a_paraphrase_is_another_number_of_the_split_with_the_same_last_digit(split: str) -> None:
+    examples = TASK.split(split)
+    prompts = [e.prompt for e in examples]
+    others = [e.meta["paraphrase"] for e in examples]
+    assert sorted(others) == sorted(prompts) and all(a != b for a, b in zip(prompts, others, strict=True))
+    assert all(int(text[:-1]) % 10 == int(e.answer) for text, e in zip(others, examples, strict=True))

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rekindle import methods
+from rekindle.methods.empo import ClusterShare
 from rekindle.methods.evol_rl import NoveltyBands
-from rekindle.tokens.labels import MajorityVote, Verdicts, Verified, agrees, majority
+from rekindle.tokens.labels import Answered, MajorityVote, Verdicts, Verified, agrees, classes, majority
 from rekindle.tokens.rewards import Reward, Rewards
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.verify import Verifier
@@ -52,6 +53,75 @@ def test_each_group_votes_alone() -> None:
     assert verdicts.success.tolist() == [True, True, True, True, False, False]
     assert verdicts.graded.all() and verdicts.score.tolist() == [1, 1, 1, 1, 0, 0]
     assert verdicts.answer == ["5", "7", "5", "7", "7", None]
+
+
+class Near:
+    """A grader of fuzzy equality: numbers at most 1 apart are equal, which is not transitive."""
+
+    def grade(self, answer: str | None, reference: str | None) -> bool:
+        return abs(int(answer or 0) - int(reference or 0)) <= 1
+
+
+def test_classes_join_what_is_equal_directly_or_through_others() -> None:
+    answers = ["3", "9", "1", "2", None, "", "8"]
+    assert classes(answers, Near()) == ["1", "8", "1", "1", None, None, "8"]
+    order = [3, 1, 6, 0, 5, 2, 4]
+    again = classes([answers[i] for i in order], Near())
+    assert again == [classes(answers, Near())[i] for i in order], "whatever the row order"
+    assert classes(["1/2", "0.5", "3", "2/4"], VERIFIER) == ["0.5", "0.5", "3", "0.5"]
+    assert classes([], VERIFIER) == [] and classes([None], VERIFIER) == [None]
+
+
+def test_a_vote_by_equality_counts_equal_answers_as_one() -> None:
+    rollouts = spoken(["x=1/2", "x=0.5", "x=2/4", "x=3", "x=3", "x"])
+    by_string, by_equality = (MajorityVote(by=by)(rollouts, VERIFIER) for by in ("string", "equality"))  # type: ignore[arg-type]
+    assert by_string.vote == {0: "3"} and by_string.success.tolist() == [False] * 3 + [True] * 2 + [False]
+    assert by_equality.vote == {0: "0.5"} and by_equality.success.tolist() == [True] * 3 + [False] * 3
+    same = spoken(["x=3", "x=3", "x=7"])
+    assert MajorityVote(by="equality")(same, VERIFIER).vote == MajorityVote()(same, VERIFIER).vote
+
+
+@pytest.mark.parametrize(
+    ("answers", "lead"),
+    [("5 5 5 7", 0.5), ("5 5 7 7", 0.0), ("5 5 5 5", 1.0), ("5 5 7 -", 0.25), ("5 - - -", 0.25), ("- - - -", 0.0)],
+)
+def test_a_group_abstains_below_the_margin(answers: str, lead: float) -> None:
+    said = [a if a != "-" else "" for a in answers.split()]
+    rollouts = spoken([f"x={a}" if a else "x" for a in said])
+    label = MajorityVote()(rollouts, VERIFIER).vote[0]
+    for margin in (0.0, 0.25, 0.26, 0.5, 0.51, 1.0):
+        verdicts = MajorityVote(margin=margin)(rollouts, VERIFIER)
+        labelled = margin <= lead and label is not None
+        assert verdicts.vote[0] == (label if labelled else None)
+        assert verdicts.success.tolist() == [labelled and a == label for a in said]
+        assert verdicts.graded.all(), "who abstains still counts in every mean"
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1.01])
+def test_a_margin_is_a_share(margin: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        MajorityVote(margin=margin)
+
+
+def test_the_margin_counts_equal_answers_as_one_where_the_vote_does() -> None:
+    rollouts = spoken(["x=1/2", "x=0.5", "x=3", "x=2/4"])
+    assert MajorityVote(margin=0.5, by="equality")(rollouts, VERIFIER).vote == {0: "0.5"}
+    assert MajorityVote(margin=0.5)(rollouts, VERIFIER).vote == {0: None}
+
+
+def test_soft_votes_are_shares_of_the_group_with_equal_answers_as_one() -> None:
+    rollouts = spoken(["x=5", "x=5.0", "x=7", "x", "x=7", "x=7"], group=[0, 0, 0, 0, 1, 1])
+    stage = table_stage(methods.load("empo").method())
+    verdicts = ClusterShare()(rollouts, MajorityVote()(rollouts, VERIFIER), stage)
+    assert verdicts.score.tolist() == [0.5, 0.5, 0.25, 0, 1, 1]
+    hard = MajorityVote(by="equality")(rollouts, VERIFIER)
+    assert ((verdicts.score == 0.5) | (verdicts.score == 1)).tolist() == hard.success.tolist()
+
+
+def test_answered_is_that_an_answer_was_found() -> None:
+    verdicts = Answered()(spoken(["a=5", "a", "a=7"], truth="5"), VERIFIER)
+    assert verdicts.success.tolist() == [True, False, True] and verdicts.answer == ["5", None, "7"]
+    assert verdicts.graded.all() and verdicts.vote == {} and not Answered.needs_truth and not Answered.votes
 
 
 def test_verified_against_references() -> None:

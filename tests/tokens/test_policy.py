@@ -14,7 +14,7 @@ from rekindle.core.method import PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.random import pack_key
 from rekindle.core.terms import EntropyBonus, KLToReference
-from rekindle.core.types import ENTROPY_OLD, LOGP_OLD, LOGP_REF, Batch, Need, Now, entropy_of
+from rekindle.core.types import ENTROPY_OLD, LOGP_OLD, LOGP_REF, Batch, Need, Now, Seen, entropy_of
 from rekindle.errors import InputError
 from rekindle.tokens.collect import to_batch
 from rekindle.tokens.heads import split
@@ -176,7 +176,9 @@ def test_minus_infinity_logits_are_safe():
     assert entropy.tolist() == pytest.approx([-p * math.log(p) - (1 - p) * math.log(1 - p)])
     (logp + entropy).sum().backward()
     assert logits.grad is not None and logits.grad.isfinite().all() and float(logits.grad[0, 1]) == 0.0
-    assert torch.equal(ENTROPY_OLD.compute({"policy": logits.detach()}, torch.tensor([2])), entropy.detach())
+    assert torch.equal(
+        ENTROPY_OLD.compute(Seen({"policy": logits.detach()}, {}, {}, {}, torch.tensor([2]))), entropy.detach()
+    )
     assert entropy_of(torch.full((1, 4), 0.25, dtype=torch.float64).log()).tolist() == pytest.approx([math.log(4)])
 
 
@@ -230,7 +232,11 @@ def test_settings_are_checked(option, value):
 def test_columns_equal_direct_scores():
     model, reference, batch = build("cohere2", torch.float64), build("cohere2", torch.float64, seed=1), make()
     policy = LMPolicy(model, temperature=0.8, chunk=5)
-    gap = Need("gap", lambda x, a: (x["policy"] - x["reference"]).gather(1, a[:, None])[:, 0], ("policy", "reference"))
+    gap = Need(
+        "gap",
+        lambda s: (s.logits["policy"] - s.logits["reference"]).gather(1, s.action[:, None])[:, 0],
+        ("policy", "reference"),
+    )
     for micro_batch in (1, 4, 100):
         got = policy.columns(batch, [LOGP_OLD, LOGP_REF, ENTROPY_OLD, gap], {"reference": reference}, micro_batch)
         now, ref = policy(batch), LMPolicy(reference, temperature=0.8)(batch)

@@ -12,7 +12,7 @@ from rekindle.errors import InputError
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks import TASKS, load_task
 from rekindle.tokens.tasks.expressions import moves, read_terms, total, write_terms
-from rekindle.tokens.tasks.reduce import Reduce, canonical_integer, draw_expression, solve, split_of
+from rekindle.tokens.tasks.reduce import Reduce, canonical_integer, draw_expression, paraphrase, solve, split_of
 from rekindle.tokens.tasks.ways import WAYS
 
 TASK = Reduce()
@@ -267,3 +267,21 @@ def test_loading_and_pickling() -> None:
     assert set(TASKS) == {"reduce", "digit_sum"}
     with pytest.raises(InputError, match="did you mean 'reduce'"):
         load_task("reduse")
+
+
+@pytest.mark.parametrize("split", ["train", "heldout", "ood"])
+def test_a_paraphrase_has_the_same_value_and_is_in_no_other_split(split: str) -> None:
+    examples, kept = TASK.split(split), 0
+    for example in examples:
+        text = example.meta["paraphrase"].removesuffix("=")
+        terms, own = read_terms(text), read_terms(example.prompt.removesuffix("="))
+        assert terms is not None and own is not None
+        assert str(total(terms)) == example.answer and text + "=" != example.prompt and terms[0].sign > 0
+        assert sorted((t.sign, sorted(t.factors)) for t in terms) == sorted((t.sign, sorted(t.factors)) for t in own)
+        assert split_of(text) in (split, "warm")
+        kept += split_of(text) == split
+    assert kept / len(examples) > 0.8
+
+
+def test_an_expression_without_another_order_is_its_own_paraphrase() -> None:
+    assert paraphrase("7") == "7" and paraphrase("3-3") == "3-3" and paraphrase("4*4") == "4*4"

@@ -221,7 +221,7 @@ def test_methods_refuse_what_they_cannot_use(tmp_path: Path) -> None:
 def test_dapo_stops_on_saturated_data(tmp_path: Path) -> None:
     reward = tmp_path / "reward.py"
     reward.write_text("def always(prompts, completions, **columns):\n    return [1.0 for _ in completions]\n")
-    with pytest.raises(GuardStop, match="all solved or all unsolved"):
+    with pytest.raises(GuardStop, match="all solved, all unsolved or ungraded"):
         options = {**SMALL, "collect.select.max_rounds": 3}
         train("dapo", task="digit_sum", reward=[f"{reward}:always"], steps=1, out=tmp_path / "a", options=options)
 

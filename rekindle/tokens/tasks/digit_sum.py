@@ -51,11 +51,17 @@ class DigitSum:
     step_delimiters: tuple[str, ...] = ("\n",)
 
     def split(self, name: str) -> Sequence[Example]:
-        """The examples of "train" (40), "heldout" (60) or "ood" (100); ValueError for another name."""
+        """The examples of "train" (40), "heldout" (60) or "ood" (100); ValueError for another name.
+
+        A paraphrase is another number of the same split with the same last digit.
+        """
         names = ("train", "heldout", "ood")
         if name not in names:
             raise ValueError(f"task 'digit_sum' has no split '{name}': there are {', '.join(names)}")
-        return [Example(f"{name}-{n}", f"{n}=", str(n % 10)) for n in range(*_RANGES[name])]
+        low, high = _RANGES[name]
+        other = {n: low + (n - low + 10) % (high - low) for n in range(low, high)}
+        meta = {n: {"paraphrase": f"{m}=", "demonstration": demonstration(n)} for n, m in other.items()}
+        return [Example(f"{name}-{n}", f"{n}=", str(n % 10), more) for n, more in meta.items()]
 
     def warm_examples(self, seed: int) -> Iterator[tuple[str, str]]:
         """Endless (prompt, response) pairs from numbers of no other split: `clean` right ones, then ever fewer.
@@ -102,6 +108,13 @@ class DigitSum:
         want = example.prompt.strip().removesuffix("=")
         answer = self.extract(text)
         return Derivation(self.grade(answer, want) is True, text.strip(), None)
+
+
+def demonstration(n: int) -> str:
+    """Three digits whose sum is right for the prompt of `n`, always the same ones."""
+    rng = Random(f"digit_sum/demonstration/{n}")
+    first, second = rng.randrange(10), rng.randrange(10)
+    return f"{first}{second}{(n - first - second) % 10}"
 
 
 def task() -> DigitSum:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, permutations, product
 from random import Random
 
 _TERM = re.compile(r"([+-]?)([0-9]{1,9})(?:\*([0-9]{1,9}))?")
@@ -83,6 +83,19 @@ def write_terms(terms: Terms) -> str:
 def total(terms: Terms) -> int:
     """The value of an expression."""
     return sum(t.value for t in terms)
+
+
+def rearranged(terms: Terms) -> Iterator[Terms]:
+    """The same terms in every other order that begins with a positive one, the factors of products in both orders.
+
+    Every one has the value of `terms`; the first ones differ the most.
+    """
+    for order in permutations(reversed(terms)):
+        swaps = [(t.factors[::-1], t.factors) if len(set(t.factors)) == 2 else (t.factors,) for t in order]
+        for factors in product(*swaps) if order[0].sign > 0 else ():
+            other = tuple(Term(t.sign, f) for t, f in zip(order, factors, strict=True))
+            if other != terms:
+                yield other
 
 
 @dataclass(frozen=True)

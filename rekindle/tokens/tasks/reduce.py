@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from rekindle.tokens.grading.boxed import boxed_digit
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Derivation
-from rekindle.tokens.tasks.expressions import Terms, read_terms, slipping, total
+from rekindle.tokens.tasks.expressions import Terms, read_terms, rearranged, slipping, total, write_terms
 from rekindle.tokens.tasks.ways import WAYS, way_of
 
 BOX = "\\boxed{"
@@ -27,6 +28,8 @@ _WARM_LENGTHS = MappingProxyType({3: 0.20, 4: 0.25, 5: 0.37, 6: 0.11, 7: 0.07})
 _WARM_WAYS = MappingProxyType({"A": 0.34, "B": 0.18, "C": 0.22, "D": 0.26})
 _WARM_SLIPS = MappingProxyType({"A": 0.02, "B": 0.13, "C": 0.09, "D": 0.07})
 """How often an operation is written wrong in the warm data: the easier a way is to learn, the more often."""
+_TRIED = 48
+"""Paraphrases of an expression that are looked at."""
 _OPERATIONS = MappingProxyType({"+": 0.36, "-": 0.36, "*": 0.28})
 
 PROFILE: Mapping[str, Any] = MappingProxyType(
@@ -64,6 +67,22 @@ def draw_expression(rng: Random, operands: int) -> str:
     return text
 
 
+def paraphrase(expression: str) -> str:
+    """The same sum with its terms in another order, from the same split; else from no split, else `expression` itself.
+
+    So that a run which trains on paraphrases never trains on a prompt that it is evaluated on.
+    """
+    spare = expression
+    for terms in islice(rearranged(_terms(expression)), _TRIED):
+        other = write_terms(terms)
+        found = split_of(other)
+        if found == split_of(expression):
+            return other
+        if found == "warm" and spare == expression:
+            spare = other
+    return spare
+
+
 def canonical_integer(text: str) -> str | None:
     """`text` as an integer without plus sign or leading zeros; None where it is not an integer of at most 18 digits."""
     match = _INTEGER.fullmatch(text)
@@ -84,6 +103,12 @@ def solve(expression: str, way: str, rng: Random, slip: float = 0.0) -> str:
     """
     steps, answer = WAYS[way].write(_terms(expression), rng, slipping(rng, slip))
     return f"{steps}{BOX}{answer}}}"
+
+
+def demonstration(expression: str) -> str:
+    """A right response, always the same one, in any of the ways."""
+    rng = Random(f"reduce/demonstration/{expression}")
+    return solve(expression, rng.choice(list(WAYS)), rng)
 
 
 @dataclass(frozen=True)
@@ -166,7 +191,8 @@ def _draw_split(rng: Random, name: str, operands: int, count: int) -> list[Examp
     while len(seen) < count:
         expression = draw_expression(rng, operands)
         if split_of(expression) == name and expression not in seen:
-            meta = {"operands": operands}
+            meta = {"operands": operands, "paraphrase": f"{paraphrase(expression)}="}
+            meta["demonstration"] = demonstration(expression)
             answer = str(total(_terms(expression)))
             seen[expression] = Example(f"{name}-{operands}-{len(seen):04d}", f"{expression}=", answer, meta)
     return list(seen.values())

@@ -1,0 +1,119 @@
+"""A table of logits as a policy: scored like a language model; its hidden state is the one-hot vector of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from rekindle.core.random import uniforms
+from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
+from rekindle.prove.world import World
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """Responses of a table: ids, mask (False at tokens of the environment and after the end), log-probs, entropies."""
+
+    ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    logp: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+    length: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True, eq=False)
+class OneHot(Mapping[str, Tensor]):
+    """Hidden states by pass name, made when asked for: most columns never look at them."""
+
+    passes: tuple[str, ...]
+    row: Int[Tensor, " N"]
+    rows: int
+
+    def __getitem__(self, name: str) -> Float[Tensor, "N R"]:
+        """One-hot vectors of the table rows."""
+        if name not in self.passes:
+            raise KeyError(name)
+        return torch.nn.functional.one_hot(self.row, self.rows).double()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+
+class TablePolicy(nn.Module):
+    """The policy of a world. heads: scalar heads, one number a table row, that start at 0."""
+
+    def __init__(self, world: World, heads: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.world = world
+        self.table = nn.Parameter(world.table.clone())
+        zeros = torch.zeros(len(world.table), dtype=torch.float64)
+        self.heads = nn.ParameterDict({name: nn.Parameter(zeros.clone()) for name in heads})
+
+    def logits(self, state: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
+        """The logits of states."""
+        return self.table[self.world.row[state]] + self.world.bias[state]
+
+    def forward(self, batch: Batch) -> Now:
+        """Log-probs, entropies and head values of a batch; 0 off the mask."""
+        state = self.world.states(batch)[batch.mask]
+        logp = torch.log_softmax(self.logits(state), dim=-1)
+        extra = {name: _scatter(batch, head[self.world.row[state]]) for name, head in self.heads.items()}
+        own = taken(logp, batch.action[batch.mask])
+        return Now(logp=_scatter(batch, own), entropy=_scatter(batch, entropy_of(logp)), extra=extra)
+
+    @torch.no_grad()
+    def columns(self, batch: Batch, needs: Sequence[Need], references: Mapping[str, TablePolicy]) -> dict[str, Tensor]:
+        """The columns that `needs` name, from one pass a policy: [B T], or a mean a row."""
+        state, action = self.world.states(batch)[batch.mask], batch.action[batch.mask]
+        models = {"policy": self, **references}
+        row = self.world.row[state]
+        seen = Seen(
+            logits={name: model.logits(state) for name, model in models.items()},
+            hidden=OneHot(tuple(models), row, len(self.table)),
+            weight={name: model.table.detach().T for name, model in models.items()},
+            values={name: head[row] for name, head in self.heads.items()},
+            action=action,
+        )
+        found = {need.name: (need, need.compute(seen)) for need in needs}
+        return {n: (_row_means if need.per == "row" else _scatter)(batch, v) for n, (need, v) in found.items()}
+
+    @torch.no_grad()
+    def walk(
+        self, start: Int[Tensor, " B"], uid: Int[Tensor, " B"], key: Int[Tensor, ""], greedy: bool = False
+    ) -> Walk:
+        """Responses from the states `start`, drawn by (key, uid, position), or the most likely ones."""
+        world, shape = self.world, (len(start), self.world.length)
+        draws = uniforms(key, uid, world.length)
+        ids, mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
+        said, spread = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        state, length = start, torch.zeros_like(start)
+        for t in range(world.length):
+            alive = state >= 0
+            here = state.clamp(min=0)
+            logp = torch.log_softmax(self.logits(here), dim=-1)
+            ladder = logp.exp().cumsum(dim=1)
+            token = (ladder <= (draws[:, t] * ladder[:, -1])[:, None]).sum(dim=1)
+            token = torch.where(world.chosen[here], logp.argmax(dim=1), token) if greedy else token
+            own, token = alive & world.chosen[here], token.where(alive, 0)
+            ids[:, t], mask[:, t], length = token, own, length + alive
+            said[:, t] = taken(logp, token).where(own, 0.0)
+            spread[:, t] = entropy_of(logp).where(own, 0.0)
+            state = torch.where(alive, world.follow[here, token], -1)
+        return Walk(ids, mask, said, spread, length)
+
+
+def _scatter(batch: Batch, values: Float[Tensor, " N"]) -> Float[Tensor, "B T"]:
+    return torch.zeros(batch.mask.shape, dtype=values.dtype).masked_scatter(batch.mask, values)
+
+
+def _row_means(batch: Batch, values: Float[Tensor, "N *K"]) -> Float[Tensor, "B *K"]:
+    total = torch.zeros((len(batch), *values.shape[1:]), dtype=values.dtype)
+    total = total.index_add(0, batch.mask.nonzero()[:, 0], values)
+    return total / batch.mask.sum(dim=1).clamp(min=1).view(-1, *[1] * (values.dim() - 1))

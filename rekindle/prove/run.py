@@ -1,0 +1,236 @@
+"""A run on a table world: all that method records ask of a run, and what the beds measure of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rekindle.core.descend import backward
+from rekindle.core.groups import group_constant
+from rekindle.core.method import PolicyGradient
+from rekindle.core.random import pack_key
+from rekindle.core.schedules import plain
+from rekindle.core.types import Batch, Metrics, Need, Update, add_metrics, mean_metrics
+from rekindle.errors import GuardStop
+from rekindle.prove.policy import TablePolicy
+from rekindle.prove.world import Spelling, World
+from rekindle.tokens.labels import Verdicts
+from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.verify import Verifier
+from rekindle.train.settings import Rollout, samples_per_prompt
+
+COUNTS = ("prompts", "groups", "uids", "empty_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How long and how fast both arms of a bed train; everything else is the records' own.
+
+    A step rolls out `prompts` x `group` responses (`votes` a prompt where a method votes) and descends at `lr`
+    in `minibatches` updates, `reuse` times over. budget: a run ends once it has drawn so many responses (0: never).
+    adam: False descends by the plain gradient, whose steps Adam would level out.
+    """
+
+    steps: int = 200
+    prompts: int = 16
+    group: int = 8
+    votes: int = 16
+    lr: float = 0.05
+    minibatches: int = 4
+    reuse: int = 1
+    budget: int = 0
+    adam: bool = True
+
+    def fitted(self, record: PolicyGradient) -> PolicyGradient:
+        """The record with this setting's descent, heads at the same lr; weight decay off: it moves what is fixed."""
+        size = {"minibatches": self.minibatches, "epochs": self.reuse}
+        return record.replace(descent=replace(record.descent, lr=self.lr, head_lr=None, weight_decay=0.0, **size))
+
+
+@dataclass(eq=False)
+class TableRun:
+    """A run of `method` on a world, `record` being the method of this step.
+
+    rewards: true success of each step's rollouts. mixed: share of mixed groups among those trained on. trained: the
+    metrics of each step.
+    """
+
+    world: World
+    setting: Setting
+    method: PolicyGradient
+    seed: int
+    record: PolicyGradient = field(init=False)
+    policy: TablePolicy = field(init=False)
+    reference: TablePolicy = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    verifier: Verifier = field(init=False)
+    tokenizer: Spelling = field(init=False)
+    samples: int = field(init=False)
+    needs: tuple[Need, ...] = field(init=False)
+    step_index: int = 0
+    sampled: int = 0
+    memory: dict[str, Any] = field(default_factory=lambda: {**dict.fromkeys(COUNTS, 0), "history": {}})
+    rewards: list[list[float]] = field(default_factory=list)
+    mixed: list[float] = field(default_factory=list)
+    trained: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Weights at their start."""
+        self.record = self.method.at(0.0)
+        self.needs = self.record.needs()
+        self.policy = TablePolicy(self.world, self.record.heads())
+        self.reference = TablePolicy(self.world)
+        descent = self.record.descent
+        betas = (descent.beta1, descent.beta2)
+        parameters, lr = list(self.policy.parameters()), plain(descent.lr)
+        adam = self.setting.adam
+        self.optimizer = torch.optim.Adam(parameters, lr, betas) if adam else torch.optim.SGD(parameters, lr)
+        self.verifier = Verifier(self.world.task)
+        self.tokenizer = Spelling(self.world.tokens)
+        self.samples = samples_per_prompt(self.record, Rollout(group=self.setting.group, votes=self.setting.votes))
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Prompts trained on in a step."""
+        return self.setting.prompts
+
+    @property
+    def group_size(self) -> int:
+        """Responses of a prompt that are trained on."""
+        return self.setting.group
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest response."""
+        return self.world.length
+
+    @property
+    def key(self) -> Tensor:
+        """The counter-based key of this step."""
+        return pack_key(self.seed, self.step_index, 0)
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """All prompts."""
+        return self.world.task.examples
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Vectors of texts: the world's own, else counts of tokens by position."""
+        if self.world.embed is not None:
+            return self.world.embed(texts)
+        width, size = self.world.length, len(self.world.tokens)
+        out = torch.zeros(len(texts), width, size)
+        for i, text in enumerate(texts):
+            for t, token in enumerate(self.tokenizer.encode(text)):
+                out[i, t, token] = 1.0
+        return out.flatten(1) / max(width, 1) ** 0.5
+
+    def next_examples(self, count: int) -> list[Example]:
+        """The next `count` prompts of an endless stream, shuffled every epoch."""
+        total, start = len(self.examples), self.memory["prompts"]
+        self.memory["prompts"] += count
+        orders = {e: self._order(e) for e in range(start // total, (start + count - 1) // total + 1)}
+        return [self.examples[orders[i // total][i % total]] for i in range(start, start + count)]
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.examples)))
+        Random(f"{self.seed}/{epoch}").shuffle(order)
+        return order
+
+    def sample(self, examples: Sequence[Example]) -> Rollouts:
+        """Responses of the current weights."""
+        drawn = self.draw(examples, self.samples, self.key)
+        self.sampled += len(drawn)
+        return drawn
+
+    def greedy(self, examples: Sequence[Example]) -> Rollouts:
+        """The most likely response to each prompt."""
+        self.sampled += len(examples)
+        return self.draw(examples, 1, self.key, greedy=True)
+
+    def draw(self, examples: Sequence[Example], count: int, key: Tensor, greedy: bool = False) -> Rollouts:
+        """`count` responses to each prompt, with group ids and uids of their own."""
+        first, uid = self.memory["groups"], self.memory["uids"]
+        self.memory["groups"] += len(examples)
+        self.memory["uids"] += len(examples) * count
+        rows = [example for example in examples for _ in range(count)]
+        prompt = self.world.prompt_rows(rows)
+        uids = torch.arange(uid, uid + len(rows))
+        walk = self.policy.walk(torch.tensor([ids[0] for ids in prompt.ids]), uids, key, greedy)
+        texts = [self.world.text(ids[:n]) for ids, n in zip(walk.ids.tolist(), walk.length.tolist(), strict=True)]
+        return Rollouts(
+            example=rows,
+            prompt=prompt,
+            ids=walk.ids,
+            mask=walk.mask,
+            logp=walk.logp,
+            logp_sampled=walk.logp,
+            entropy=walk.entropy,
+            text=texts,
+            finish=["eos"] * len(rows),
+            group=torch.arange(first, first + len(examples)).repeat_interleave(count),
+            uid=uids,
+        )
+
+    def score(self, batch: Batch) -> Batch:
+        """The batch with every column that the parts need."""
+        columns = self.policy.columns(batch, self.needs, {"reference": self.reference})
+        return batch.with_columns(**columns)
+
+    def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:
+        """Keeps the true success of the step's rollouts, and the label's success of each visit of a prompt."""
+        truth = self.verifier.truths(verdicts.answer, rollouts)
+        self.rewards[-1].append(truth.nanmean().item())
+        seen: dict[int, tuple[str, list[bool]]] = {}
+        rows = zip(
+            rollouts.group.tolist(), rollouts.example, verdicts.success.tolist(), verdicts.graded.tolist(), strict=True
+        )
+        for group, example, success, graded in rows:
+            if graded:
+                seen.setdefault(group, (example.id, []))[1].append(success)
+        for name, right in seen.values():
+            self.memory["history"].setdefault(name, []).append(sum(right) / len(right))
+
+    def gather(self, batch: Batch) -> Batch:
+        """The batch; the share of its groups that hold a success and a failure is noted."""
+        constant = group_constant(batch.success.double(), batch.group, batch.graded)
+        self.mixed.append((~constant).double().mean().item())
+        return batch
+
+    def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
+        """One update by Adam. GuardStop where the loss or the gradient is not finite."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, now, metrics = backward(self.policy, part, method, max(len(part), 1), fresh=index == 0)
+        limit = method.descent.grad_clip if method.descent.grad_clip > 0 else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit).item()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise GuardStop(f"step {self.step_index}: loss {loss:g}, gradient norm {norm:g}: lower the bed's lr")
+        for group in self.optimizer.param_groups:
+            group["lr"] = plain(method.descent.lr)
+        self.optimizer.step()
+        more: Metrics = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0)}
+        return Update(batch=part, now=now, metrics=add_metrics(metrics, more), index=index)
+
+    def step(self) -> None:
+        """One step of the method."""
+        if self.record is not self.method:  # `at` gives the record itself where it holds no schedule
+            self.record = self.method.at(self.step_index / max(1, self.setting.steps - 1))
+        self.rewards.append([])
+        self.trained.append(mean_metrics(self.record.step(self)))
+        self.step_index += 1
+
+    def spent(self) -> bool:
+        """Whether the run is over: steps or budget."""
+        over = 0 < self.setting.budget <= self.sampled
+        return over or self.step_index >= self.setting.steps
+
+    def recent_reward(self, steps: int = 10) -> float:
+        """Mean true success over the last `steps` steps' rollouts; 0 before the first."""
+        seen = [value for rounds in self.rewards[-steps:] for value in rounds]
+        return sum(seen) / len(seen) if seen else 0.0
