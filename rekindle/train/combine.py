@@ -24,7 +24,8 @@ def combine(names: tuple[str, ...]) -> PolicyGradient:
     owner = dict.fromkeys(methods.load(names[0]).CARD.essence, names[0])
     for name in names[1:]:
         for slot in methods.load(name).CARD.essence:
-            record = _put(record, slot, _merged(_get(record, slot), slot, (_owner(owner, slot), name)))
+            claims = {s: who for s, who in owner.items() if who not in _elders(name)}
+            record = _put(record, slot, _merged(_get(record, slot), slot, (_owner(claims, slot), name)))
             owner[slot] = name
     _refuse_two_scores(record, names)
     return record
@@ -63,6 +64,12 @@ def _own(name: str, slot: str, parts: tuple[Any, ...]) -> list[Any]:
     idea = _own(card.parent, slot, theirs) if slot in methods.load(card.parent).CARD.essence else []
     inherited = [options.flatten(part, "x") for part in theirs if part not in idea]
     return [part for part in parts if options.flatten(part, "x") not in inherited]
+
+
+def _elders(name: str) -> list[str]:
+    """The parent of a method, its parent's parent, ...: what a child changes of them is its idea and no clash."""
+    parent = methods.load(name).CARD.parent
+    return [] if parent is None else [parent, *_elders(parent)]
 
 
 def _owner(owner: Mapping[str, str], slot: str) -> str | None:

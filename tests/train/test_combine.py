@@ -63,6 +63,15 @@ def test_terms_add_up_and_their_sources_follow() -> None:
     assert card is not None and "entropy_sft_coef" in card.sources["terms.2.coef"]
 
 
+@pytest.mark.parametrize("name", ["grpo+rl_zvp", "grpo+dr_grpo", "ttrl+evol_rl", "dapo+forking_tokens"])
+def test_a_child_named_after_its_parent_is_no_clash(name: str) -> None:
+    merged, child = options(name), options(name.split("+")[1])
+    owned = find_method(name.split("+")[1]).essence
+    assert all(
+        merged[p] == v for p, v in child.items() if any(p.startswith(f"{s}.") for s in owned if "terms" not in s)
+    )
+
+
 def test_a_label_free_idea_brings_its_label() -> None:
     assert options("kl_cov+evol_rl")["collect.label"] == "MajorityVote"
     assert options("kl_cov+evol_rl")["objective"] == "KLCov"
