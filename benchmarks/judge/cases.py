@@ -65,6 +65,13 @@ def idle(seed: int) -> Case:
     return replace(case, batch=case.batch.with_columns(advantage=advantage))
 
 
+def dead_groups(seed: int) -> Case:
+    """`extreme` with no advantage on the whole of its first group, as where all of a prompt's answers are right."""
+    case = extreme(seed)
+    alive = (case.batch.group != case.batch.group.amin())[:, None]
+    return replace(case, batch=case.batch.with_columns(advantage=case.batch.advantage.where(alive, 0.0)))
+
+
 def on_policy(seed: int) -> Case:
     """`ragged` before the first update: every log-prob is that of the sampling weights."""
     case = ragged(seed)
@@ -153,6 +160,7 @@ KINDS: Mapping[str, Callable[[int], Case]] = {
     "ragged": ragged,
     "extreme": extreme,
     "idle rows": idle,
+    "dead groups": dead_groups,
     "on-policy": on_policy,
     "beyond 20": beyond,
     "constant groups": constant,

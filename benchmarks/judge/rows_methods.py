@@ -13,7 +13,7 @@ from benchmarks.judge.rows_verl import COUNT, GROUPED, SINGLE
 from benchmarks.judge.sides import Said, record
 
 LOSSES = rows_verl.LOSSES
-POOL = "Ours leaves tokens without an advantage out of means and counts (the paper drops such prompts), verl does not."
+POOL = "Ours leaves groups without an advantage out of means and counts (the paper drops such prompts), verl does not."
 CUT = "verl selects in each micro-batch, ours once for the minibatch: only verl's depends on how it is cut."
 DRAWN = "Both drop as many of the same tokens, chosen at random: verl by a generator, ours by a uniform for each token."
 
@@ -67,7 +67,7 @@ def _covariance() -> dict[str, Row]:
     both = ("ragged", "extreme")
     return {
         "verl-kl-cov": rows_verl.loss("kl_cov", kl, "kl_cov", kinds=(*both, "on-policy"), **theirs),
-        "verl-kl-cov-idle": rows_verl.loss("kl_cov", kl, "kl_cov", "token-mean", ("idle rows",), POOL, **theirs),
+        "verl-kl-cov-idle": rows_verl.loss("kl_cov", kl, "kl_cov", "token-mean", ("dead groups",), POOL, **theirs),
         "verl-kl-cov-micro": rows_verl.loss("kl_cov", kl, "kl_cov", "token-mean", both, CUT, 4, **theirs),
         "verl-clip-cov": rows_verl.loss("clip_cov", sure, "clip_cov", kinds=both, clip_cov_ratio=0.9, **band),
         "verl-clip-cov-drawn": rows_verl.loss(
