@@ -32,7 +32,7 @@ def _curve(seen: Seen) -> Tensor:
 
 
 HEAD_SIZE = Need("head_size", _size)
-"""|v|^2 |h|^2: the squared gradient of the action's log-prob in the head."""
+"""|v|^2 |h|^2: the squared gradient of the action's log-prob in the head, at temperature 1."""
 HEAD_CURVE = Need("head_curve", _curve)
 """|h|^4 v^T F v, F = diag(pi) - pi pi^T."""
 

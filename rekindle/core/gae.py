@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rekindle.core.advantages import require_finite
 from rekindle.core.masked import whiten
+from rekindle.core.returns import last_live
 from rekindle.core.types import VALUE_OLD, Batch, Need
 
 
@@ -33,9 +34,7 @@ def gae(
 
 def reward_at_end(batch: Batch) -> Float[Tensor, "B T"]:
     """The score of each row at its last live position, 0 elsewhere."""
-    live = batch.live
-    last = live & (live.flip(1).cumsum(1).flip(1) == 1)
-    return batch.score[:, None].where(last, 0.0)
+    return batch.score[:, None].where(last_live(batch.live), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from random import Random
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from rekindle.prove.policy import TablePolicy
 from rekindle.prove.world import Spelling, World
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.stream import stretch
 from rekindle.tokens.verify import Verifier
 from rekindle.train.settings import Rollout, samples_per_prompt
 
@@ -133,15 +133,9 @@ class TableRun:
 
     def next_examples(self, count: int) -> list[Example]:
         """The next `count` prompts of an endless stream, shuffled every epoch."""
-        total, start = len(self.examples), self.memory["prompts"]
+        start = self.memory["prompts"]
         self.memory["prompts"] += count
-        orders = {e: self._order(e) for e in range(start // total, (start + count - 1) // total + 1)}
-        return [self.examples[orders[i // total][i % total]] for i in range(start, start + count)]
-
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.examples)))
-        Random(f"{self.seed}/{epoch}").shuffle(order)
-        return order
+        return stretch(self.examples, start, count, self.seed)
 
     def sample(self, examples: Sequence[Example]) -> Rollouts:
         """Responses of the current weights."""

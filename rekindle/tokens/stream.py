@@ -1,8 +1,9 @@
-"""Ways to take prompts from a run's endless stream: thinned by a probability, distinct, or drawn by weight."""
+"""A run's endless stream of prompts, and ways to take from it: thinned by a probability, distinct, drawn by weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import torch
@@ -10,6 +11,19 @@ import torch
 from rekindle.core.random import uniforms
 from rekindle.errors import GuardStop
 from rekindle.tokens.rollouts import Example
+
+
+def stretch(examples: Sequence[Example], start: int, count: int, seed: int) -> list[Example]:
+    """Prompts start .. start + count - 1 of an endless stream; each epoch a shuffle of seed and epoch alone."""
+    total = len(examples)
+    orders = {e: _order(total, seed, e) for e in range(start // total, (start + count - 1) // total + 1)}
+    return [examples[orders[i // total][i % total]] for i in range(start, start + count)]
+
+
+def _order(total: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(total))
+    Random(f"{seed}/{epoch}").shuffle(order)
+    return order
 
 
 def counted_uniforms(run: Any, count: int) -> list[float]:

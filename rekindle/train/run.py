@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from rekindle.tokens.loader import Loaded
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
+from rekindle.tokens.stream import stretch
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
 from rekindle.train.config import Resolved
@@ -96,15 +96,9 @@ class Run:
 
     def next_examples(self, count: int) -> list[Example]:
         """The next `count` prompts of an endless stream: every epoch a shuffle that depends on seed and epoch only."""
-        total, start = len(self.examples), self.memory["prompts"]
+        start = self.memory["prompts"]
         self.memory["prompts"] += count
-        orders = {e: self._order(e) for e in range(start // total, (start + count - 1) // total + 1)}
-        return [self.examples[orders[i // total][i % total]] for i in range(start, start + count)]
-
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.examples)))
-        Random(f"{self.resolved.config.seed}/{epoch}").shuffle(order)
-        return order
+        return stretch(self.examples, start, count, self.resolved.config.seed)
 
     def sample(self, examples: Sequence[Example]) -> Rollouts:
         """Responses of the current weights: `votes` a prompt where the method votes, else `group`."""
