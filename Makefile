@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Tests and short runs are many small tensors: a second thread only costs.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint test-fast test-heavy judge effects bench studies results clean
+.PHONY: demo test lint test-fast test-heavy vllm-env vllm-python judge effects bench studies results clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.base
@@ -27,9 +27,17 @@ test-fast: $(VENV)/.dev
 test-heavy: $(VENV)/.dev
 	$(ONE_THREAD) scripts/heavy.sh "$(abspath $(BIN))/python"
 	$(ONE_THREAD) scripts/judge.sh "$(abspath $(BIN))/python" test
+	$(ONE_THREAD) scripts/vllm.sh "$(abspath $(BIN))/python" test
+
+# vLLM and the whole of Rekindle in an environment outside the clone; it says where, and how it is used.
+vllm-env: $(BIN)/python
+	@scripts/vllm.sh "$(abspath $(BIN))/python" env
+
+vllm-python: $(BIN)/python
+	@scripts/vllm.sh "$(abspath $(BIN))/python" python
 
 # Real TRL and real verl beside ours on identical tensors: writes docs/conformance.md. `make judge WHAT=test` reruns it only.
-WHAT ?= write
+judge: WHAT ?= write
 judge: $(VENV)/.dev
 	$(ONE_THREAD) scripts/judge.sh "$(abspath $(BIN))/python" $(WHAT)
 
@@ -39,16 +47,19 @@ effects: $(VENV)/.dev
 	$(BIN)/python scripts/effects.py
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m effect
 
+# Rekindle and its rivals in turn, on all cores: writes benchmarks/speed.json and docs/performance.md. About 25 minutes
+# on two cores. `make bench WHAT=step` measures one item only, `make bench WHAT="step --sizes 1M"` one row of it.
 bench: $(VENV)/.dev
-	$(ONE_THREAD) $(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.speed $(WHAT)
 
-# The two studies in docs/results: an echo on saturated prompts, and EVOL-RL's ablation. An hour or more.
+# The studies in docs: an echo on saturated prompts, EVOL-RL's ablation, real vLLM as the sampler. An hour or more.
 ABLATION := evol_rl ttrl_entropy $(addprefix examples/03_evol_rl_ablation.py:,no_entropy no_clip_higher local_only global_only)
 
 studies: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python scripts/echo_study.py runs/echo
 	$(ONE_THREAD) $(BIN)/rekindle compare $(ABLATION) --seeds 3 --task reduce --out runs/ablation
 	$(ONE_THREAD) $(BIN)/python scripts/ablation_study.py runs/ablation
+	$(ONE_THREAD) "$$(scripts/vllm.sh "$(abspath $(BIN))/python" python)" scripts/vllm_study.py runs/vllm
 
 # The comparison behind docs/results/reduce.md; resumes where it was interrupted.
 results: $(VENV)/.dev

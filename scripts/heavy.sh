@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs tests/heavy beside real TRL, in an environment outside the clone that is named by the hash of what it holds.
 # Where the environment cannot be built (no network), says so and exits 0: a missing rival is no failure of ours.
+# Usage: heavy.sh PYTHON [test|python]. `python` prints the environment's interpreter, built if need be, and runs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +27,10 @@ if [[ ! -e $home/.complete ]]; then
         echo "##########################################################################" >&2
         exit 0
     fi
+fi
+if [[ ${2:-test} == python ]]; then
+    echo "$home/bin/python"
+    exit 0
 fi
 # This clone's own code, whichever clone built the environment.
 "$home/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --editable .

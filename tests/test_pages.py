@@ -51,6 +51,14 @@ def script(name: str) -> Any:
     return module
 
 
+def test_the_table_of_the_vllm_study_follows_from_the_stored_data() -> None:
+    study = script("vllm_study")
+    data = json.loads(study.DATA.read_text(encoding="utf-8"))
+    assert study.page(data) == study.PAGE.read_text(encoding="utf-8")
+    assert len(data["final"]["vllm"]) >= 3 and data["final"]["vllm"].keys() == data["final"]["local"].keys()
+    assert all(told["steps_checked"] == data["steps"] for told in data["sampler"].values()), "every push was checked"
+
+
 @pytest.mark.parametrize(("name", "page"), [("echo_study", "echo"), ("ablation_study", "ablation")])
 def test_the_pages_of_the_studies_follow_from_the_stored_data(name: str, page: str) -> None:
     study = script(name)

@@ -30,7 +30,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 CORE = ("torch", "transformers", "safetensors", "pydantic", "typer", "rich", "numpy", "jaxtyping", "tomli_w", "pyarrow")
 ENGINES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "local": (("torch", "transformers"), "rekindle"),
-    "vllm": (("vllm",), "rekindle[vllm]"),
     "ray": (("ray",), "rekindle[ray]"),
 }
 
@@ -50,10 +49,37 @@ def report() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), "rekindle": installed()}
         | {name: version(name) for name in CORE},
-        "engines": {name: _state(modules, install) for name, (modules, install) in ENGINES.items()},
+        "engines": engines(),
         "devices": devices(),
         "extras": {name: _state(modules, f"rekindle[{name}]") for name, modules in EXTRAS.items()},
         "models": models(),
+    }
+
+
+def engines() -> dict[str, dict[str, Any]]:
+    """What can sample here, and for what cannot: why, and what to do about it."""
+    states = {name: _state(modules, install) for name, (modules, install) in ENGINES.items()}
+    states["local"]["what"] = "in the process that trains, from the weights themselves: --sampler local"
+    return {"local": states["local"], "vllm": vllm_engine(), "ray": states["ray"]}
+
+
+def vllm_engine() -> dict[str, Any]:
+    """vLLM: whether it is there, of a version that is supported, fits its neighbours and imports (seconds)."""
+    if importlib.util.find_spec("torch") is None:
+        return {"usable": False, "versions": {}, "missing": ["torch"], "remedy": "pip install 'rekindle'"}
+    from rekindle.tokens.sampling.vllm_found import imports
+
+    seen = imports()
+    what = None if seen.device is None else f"build for {seen.device}: --sampler vllm, here or by `rekindle serve`"
+    missing = [] if seen.version else ["vllm"]
+    versions = {"vllm": seen.version} if seen.version else {}
+    return {
+        "usable": seen.problem is None,
+        "versions": versions,
+        "missing": missing,
+        "what": what,
+        "remedy": seen.problem
+        and f"{seen.problem}; a server elsewhere serves as well: --set vllm.url=http://HOST:PORT",
     }
 
 
@@ -113,5 +139,8 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def _words(state: Mapping[str, Any]) -> tuple[str, str]:
     if state["usable"]:
-        return "yes", ", ".join(f"{name} {number or '?'}" for name, number in state["versions"].items())
+        there = ", ".join(f"{name} {number or '?'}" for name, number in state["versions"].items())
+        return "yes", f"{there}: {state['what']}" if state.get("what") else there
+    if "what" in state:
+        return "no", state["remedy"]
     return "no", f"missing {', '.join(state['missing'])}: {state['remedy']}"

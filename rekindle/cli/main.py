@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rekindle.cli import analysis, compare, doctor, evaluate, prove, sample, shelf, train, warm
+from rekindle.cli import analysis, compare, doctor, evaluate, prove, sample, serve, shelf, train, warm
 from rekindle.cli.common import run_safely
 from rekindle.cli.common import version as installed
 
@@ -46,6 +46,7 @@ app.command("methods")(shelf.methods)
 app.command("show")(shelf.show)
 app.command("diff")(shelf.diff)
 app.command("prove")(prove.prove)
+app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("forecast")(analysis.forecast)
 app.command("subnet")(analysis.subnet)

@@ -43,5 +43,6 @@ def sample(
     sampler = LocalSampler(loaded.model, loaded.tokenizer, loaded.encode)
     found = sampler.sample([example], n, settings, pack_key(seed, 0, 0), 0)
     for row, (text, finish) in enumerate(zip(found.text, found.finish, strict=True)):
-        logp, count = found.logp[row].sum().item(), int(found.mask[row].sum())
+        said = found.logp_sampled if found.logp is None else found.logp
+        logp, count = said[row].sum().item(), int(found.mask[row].sum())
         print(f"[{row + 1}] {finish}, {count} tokens, log-prob {logp:.3f}\n{text}")

@@ -25,6 +25,7 @@ Steps = Annotated[int | None, typer.Option(help="steps of the run")]
 Prompts = Annotated[int | None, typer.Option(help="prompts a step")]
 GroupSize = Annotated[int | None, typer.Option(help="responses a prompt that are trained on")]
 OneShot = Annotated[str | None, typer.Option(help="train on this example only", metavar="ID")]
+SamplerName = Annotated[str | None, typer.Option("--sampler", help="local (default) or vllm")]
 Seed = Annotated[int | None, typer.Option(help="seed of prompts and samples (default 0)")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float64")]
@@ -47,6 +48,7 @@ def train(
     group: GroupSize = None,
     seed: Seed = None,
     one_shot: OneShot = None,
+    sampler: SamplerName = None,
     device: Device = None,
     dtype: Dtype = None,
     config: Config = None,
@@ -70,6 +72,7 @@ def train(
         "rollout.group": group,
         "seed": seed,
         "one_shot": one_shot,
+        "rollout.sampler": sampler,
         "device": device,
         "dtype": dtype,
         "out": out,

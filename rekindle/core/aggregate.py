@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rekindle.core.groups import group_index, group_sum
 from rekindle.core.ratios import MAX_LOG_RATIO
-from rekindle.core.types import Batch
+from rekindle.core.types import LOGP_OLD, Batch, Need
 
 
 @runtime_checkable
@@ -74,6 +74,7 @@ class SamplerWeighted:
     cap: float = 2.0
     mask: bool = False
     refuses: ClassVar[tuple[str, ...]] = ("rows that nobody sampled",)
+    needs: ClassVar[tuple[Need, ...]] = (LOGP_OLD,)
 
     def __post_init__(self) -> None:
         if not self.cap > 0:

@@ -42,8 +42,9 @@ def backward(
     """Add the gradient of the method's loss on `batch` to the policy's parameters.
 
     micro_batch: sequences a forward pass, at least 1. two_pass: None takes one pass where the loss is separable.
-    fresh: the weights are still those of `logp_old`. Where the loss looks at the whole minibatch, the first pass takes
-    its place: rounding differs by 1e-7, and |logp - logp_old| would turn that into a full-size random gradient.
+    fresh: the weights are still those of `logp_old`. A batch without that column then takes it from this update's own
+    pass, and where the loss looks at the whole minibatch the first pass takes its place: rounding differs by 1e-7, and
+    |logp - logp_old| would turn that into a full-size random gradient.
     Returns the loss, what the policy said (detached, rows as in `batch`) and the metrics.
     """
     if two_pass is None:
@@ -52,16 +53,17 @@ def backward(
         raise ValueError("one pass is exact only for a separable loss")
     if two_pass:
         return _two_passes(policy, batch, method, micro_batch, fresh)
-    return _one_pass(policy, batch, method, micro_batch)
+    return _one_pass(policy, batch, method, micro_batch, fresh and "logp_old" not in batch.extra)
 
 
-def _one_pass(policy: Policy, batch: Batch, method: Loss, micro_batch: int) -> tuple[float, Now, Metrics]:
+def _one_pass(policy: Policy, batch: Batch, method: Loss, micro_batch: int, own: bool) -> tuple[float, Now, Metrics]:
     batch = method.weigh(batch)
     total, metrics, said = 0.0, Metrics(), []
     pieces = list(micro_batches(batch, micro_batch))
     for rows in pieces:
         piece = batch.take(rows)
         now = policy(piece)
+        piece = piece.with_columns(logp_old=now.logp.detach()) if own else piece
         loss, more = method.loss(now, piece)
         if loss.requires_grad:
             loss.backward()
@@ -96,13 +98,20 @@ def _two_passes(
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Int[Tensor, " N"]]:
-    """Row indices in pieces of at most `size`, longest rows first, so that a piece holds little padding."""
+    """Row indices in pieces of at most `size`: rows of a group side by side, the group with the longest row first.
+
+    A policy that computes a shared prompt once finds its rows in one piece, and a piece holds little padding.
+    """
     if size < 1:
         raise ValueError(f"a micro-batch holds at least one sequence, not {size}")
     mask = batch.mask
     place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     last = torch.where(mask, place, 0).amax(dim=1) if len(place) else batch.uid * 0
-    yield from torch.argsort(last, descending=True, stable=True).split(size)
+    group = batch.group.unique(return_inverse=True)[1]
+    longest = last.new_zeros(len(batch) + 1).scatter_reduce(0, group, last, "amax")[group]
+    order = torch.argsort(last, descending=True, stable=True)
+    order = order[torch.argsort(group[order], stable=True)]
+    yield from order[torch.argsort(longest[order], descending=True, stable=True)].split(size)
 
 
 def _join(said: list[Now], order: Int[Tensor, " B"]) -> Now:

@@ -147,9 +147,14 @@ class PolicyGradient:
         return resolve(self, progress)
 
     def needs(self) -> tuple[Need, ...]:
-        """Every column that the parts want from a scoring pass at rollout weights, each once."""
-        wanted = [LOGP_OLD, *(need for part in self.parts() if isinstance(part, Needy) for need in part.needs)]
-        return tuple(dict.fromkeys(wanted))
+        """Every column that the parts want from a scoring pass at rollout weights, each once.
+
+        A step of one update has `logp_old` from that update's own forward pass. It is scored beforehand where there are
+        more updates, where a `source` may bring other rows, or where a part reads it earlier and says so.
+        """
+        wanted = [need for part in self.parts() if isinstance(part, Needy) for need in part.needs]
+        once = self.descent.epochs * self.descent.minibatches == 1 and not self.source
+        return tuple(dict.fromkeys(wanted if once else [LOGP_OLD, *wanted]))
 
     def heads(self) -> tuple[str, ...]:
         """The scalar heads that the parts want on the policy, each once."""

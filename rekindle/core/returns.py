@@ -16,7 +16,7 @@ from rekindle.core.advantages import require_finite
 from rekindle.core.masked import whiten
 from rekindle.core.schedules import Scalar, plain
 from rekindle.core.terms import kl_estimate
-from rekindle.core.types import LOGP_REF, Batch, Need
+from rekindle.core.types import LOGP_OLD, LOGP_REF, Batch, Need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class KLInReward:
 
     coef: Scalar
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    needs: ClassVar[tuple[Need, ...]] = (LOGP_REF,)
+    needs: ClassVar[tuple[Need, ...]] = (LOGP_OLD, LOGP_REF)
     reads_score: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> Batch:

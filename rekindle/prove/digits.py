@@ -64,6 +64,7 @@ class Digits:
         groups, uids = run.memory["groups"], run.memory["uids"]
         rollouts = run.draw(run.examples, SAMPLES, pack_key(run.seed, -1, 0))
         run.memory |= {"groups": groups, "uids": uids}
+        assert rollouts.entropy is not None  # a table knows its entropy
         answers = [self._sum(text) for text in rollouts.text]
         rows = zip(rollouts.example, rollouts.text, answers, strict=True)
         right = [(e.id, self._decisions(text)) for e, text, answer in rows if answer == e.answer]

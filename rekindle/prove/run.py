@@ -15,7 +15,7 @@ from rekindle.core.groups import group_constant
 from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
 from rekindle.core.schedules import plain
-from rekindle.core.types import Batch, Metrics, Need, Update, add_metrics, mean_metrics
+from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics, mean_metrics
 from rekindle.errors import GuardStop
 from rekindle.prove.policy import TablePolicy
 from rekindle.prove.world import Spelling, World
@@ -172,9 +172,10 @@ class TableRun:
             uid=uids,
         )
 
-    def score(self, batch: Batch) -> Batch:
-        """The batch with every column that the parts need."""
-        columns = self.policy.columns(batch, self.needs, {"reference": self.reference})
+    def score(self, batch: Batch, also: Sequence[Need] = (LOGP_OLD,)) -> Batch:
+        """The batch with every column that the parts need, and those of `also`."""
+        needs = tuple(dict.fromkeys((*also, *self.needs)))
+        columns = self.policy.columns(batch, needs, {"reference": self.reference})
         return batch.with_columns(**columns)
 
     def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:

@@ -37,9 +37,10 @@ def demonstrated(rollouts: Rollouts, run: Any) -> Rollouts:
     tokens = [encoded(example, run) for example in base.example]
     size = torch.tensor([len(ids) for ids in tokens])
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(t) for t in tokens], batch_first=True)
-    nothing = torch.zeros(ids.shape, dtype=base.logp.dtype)
-    changes = {"ids": ids, "mask": torch.arange(ids.shape[1]) < size[:, None], "entropy": nothing}
-    changes |= {"logp": nothing, "logp_sampled": nothing, "finish": [FINISH] * len(base)}
+    nothing = torch.zeros(ids.shape, dtype=base.logp_sampled.dtype)
+    entropy, logp = (None if said is None else nothing for said in (base.entropy, base.logp))  # unknown stays so
+    changes = {"ids": ids, "mask": torch.arange(ids.shape[1]) < size[:, None], "entropy": entropy, "logp": logp}
+    changes |= {"logp_sampled": nothing, "finish": [FINISH] * len(base)}
     shown = replace(base, **changes, text=[example.meta[FINISH] for example in base.example])
     others = torch.ones(len(rollouts), dtype=torch.bool).index_fill(0, replaced, False).nonzero()[:, 0]
     return Rollouts.concat([shown, rollouts.take(others)])

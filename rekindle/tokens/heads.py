@@ -7,8 +7,9 @@ silently wrong, so the split is compared with `model(...).logits` once, with hid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,14 @@ _DIVISORS = ("logits_scaling",)  # Granite
 _CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma 2 and later, RecurrentGemma
 _OFF_PATH = ("classifier", "summary", "qa_")  # dropouts of heads that a causal LM does not have
 _PROBE_LOGIT = 100.0
+
+
+Precision = Literal["full", "bf16"]
+
+
+def precise(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """What a model computes in: "full" the dtype of its weights, "bf16" products in bfloat16 (autocast)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @runtime_checkable
@@ -48,6 +57,14 @@ class SplitLM:
     def device(self) -> torch.device:
         """Where the model expects its tokens."""
         return next(self.backbone.parameters()).device
+
+    @property
+    def plain_weight(self) -> Float[Tensor, "V D"] | None:
+        """The head's matrix where logits are `scale` times its product with the hidden states and nothing else."""
+        head = self.head
+        if type(head) is not nn.Linear or head.bias is not None or self.cap is not None:
+            return None
+        return None if head._forward_hooks or head._forward_pre_hooks else head.weight
 
     def hidden(self, ids: Int[Tensor, "B W"]) -> Float[Tensor, "B W D"]:
         """Last hidden states of right-padded rows; a causal model needs no mask for padding at the right."""

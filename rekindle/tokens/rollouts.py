@@ -45,16 +45,17 @@ class Rollouts:
 
     ids: response tokens, the end token included. logp: log-prob of each under the *full* tempered distribution.
     logp_sampled: under the distribution that was sampled from (differs from `logp` with top-p or top-k).
-    entropy: nats, of the full tempered distribution. finish: "eos", "stop" (a stop string) or "length" (truncated).
+    entropy: nats, of the full tempered distribution. It and `logp` are None where the sampler does not know them.
+    finish: "eos", "stop" (a stop string) or "length" (truncated).
     """
 
     example: Sequence[Example]
     prompt: PromptRows
     ids: Int[Tensor, "B T"]
     mask: Bool[Tensor, "B T"]
-    logp: Float[Tensor, "B T"]
+    logp: Float[Tensor, "B T"] | None
     logp_sampled: Float[Tensor, "B T"]
-    entropy: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"] | None
     text: Sequence[str]
     finish: Sequence[str]
     group: Int[Tensor, " B"]
@@ -74,9 +75,9 @@ class Rollouts:
             finish=[self.finish[i] for i in index],
             ids=self.ids[rows],
             mask=self.mask[rows],
-            logp=self.logp[rows],
+            logp=None if self.logp is None else self.logp[rows],
             logp_sampled=self.logp_sampled[rows],
-            entropy=self.entropy[rows],
+            entropy=None if self.entropy is None else self.entropy[rows],
             group=self.group[rows],
             uid=self.uid[rows],
         )
@@ -93,9 +94,15 @@ class Rollouts:
             finish=[f for p in parts for f in p.finish],
             ids=concat_sequences([p.ids for p in parts]),
             mask=concat_sequences([p.mask for p in parts]),
-            logp=concat_sequences([p.logp for p in parts]),
+            logp=_joined([p.logp for p in parts]),
             logp_sampled=concat_sequences([p.logp_sampled for p in parts]),
-            entropy=concat_sequences([p.entropy for p in parts]),
+            entropy=_joined([p.entropy for p in parts]),
             group=torch.cat([p.group for p in parts]),
             uid=torch.cat([p.uid for p in parts]),
         )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One table, None where a part has none."""
+    known = [part for part in parts if part is not None]
+    return concat_sequences(known) if len(known) == len(parts) else None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from jaxtyping import Int
 from torch import Tensor
 
-from rekindle.core.types import Batch
+from rekindle.core.types import Batch, Need
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rollouts import Example, Rollouts
 
@@ -36,8 +36,8 @@ class TokenRun(Protocol):
         """The most likely response to each prompt."""
         ...
 
-    def score(self, batch: Batch) -> Batch:
-        """The batch with the columns that the record's parts need."""
+    def score(self, batch: Batch, also: Sequence[Need] = ()) -> Batch:
+        """The batch with the columns that the record's parts need, and those of `also`."""
         ...
 
     def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rekindle.core.masked import masked_mean
-from rekindle.core.types import Batch
+from rekindle.core.types import LOGP_OLD, Batch
 from rekindle.tokens.rollouts import PromptRows, Rollouts
 
 
@@ -21,11 +21,12 @@ def counts(run: Any, prompt: str) -> tuple[float, float]:
 def remembered(rollouts: Rollouts, row: int) -> dict[str, Any]:
     """A response as plain JSON: prompt and response tokens, mask, and log-probs at the weights that sampled it."""
     size = int(rollouts.mask[row].nonzero().amax()) + 1 if rollouts.mask[row].any() else 0
+    logp = rollouts.logp_sampled if rollouts.logp is None else rollouts.logp
     return {
         "prompt": list(rollouts.prompt.ids[row]),
         "ids": rollouts.ids[row, :size].tolist(),
         "mask": rollouts.mask[row, :size].tolist(),
-        "logp": rollouts.logp[row, :size].tolist(),
+        "logp": logp[row, :size].tolist(),
     }
 
 
@@ -53,7 +54,7 @@ def drift(run: Any, responses: Mapping[str, Mapping[str, Any]]) -> dict[str, flo
         key=run.key,
         extra={"logp_sampled": then},
     )
-    moved = (run.score(batch).logp_old.double() - then).abs()
+    moved = (run.score(batch, (LOGP_OLD,)).logp_old.double() - then).abs()
     return dict(zip(responses, masked_mean(moved, mask, dim=1).tolist(), strict=True))
 
 

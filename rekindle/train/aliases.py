@@ -22,6 +22,7 @@ SAME_VALUE = {
     "weight_decay": "descent.weight_decay",
     "adam_beta1": "descent.beta1",
     "adam_beta2": "descent.beta2",
+    "gradient_checkpointing": "checkpointing",
     "delta": "objective.dual",
 }
 
@@ -56,6 +57,8 @@ def translate(values: Mapping[str, Any], ours: Mapping[str, Any], record: Any) -
 def _meaning(name: str, value: Any, values: Mapping[str, Any], record: Any) -> dict[str, Any]:
     if name in SAME_VALUE:
         return {SAME_VALUE[name]: value}
+    if name == "bf16":
+        return {"precision": "bf16" if value else "full"}
     if name == "epsilon":
         width = _number(name, value)
         high = {} if "epsilon_high" in values else {"objective.high": round(1 + width, 12)}

@@ -16,7 +16,8 @@ def rows_of(rollouts: Rollouts, verdicts: Verdicts) -> dict[str, list[Any]]:
     """Column name -> one value a sample. `label` is the vote of the sample's group, None without a vote."""
     groups = rollouts.group.tolist()
     mask = rollouts.mask
-    return {
+    logp = rollouts.logp_sampled if rollouts.logp is None else rollouts.logp
+    columns = {
         "id": [e.id for e in rollouts.example],
         "prompt": [e.prompt for e in rollouts.example],
         "response": list(rollouts.text),
@@ -29,9 +30,11 @@ def rows_of(rollouts: Rollouts, verdicts: Verdicts) -> dict[str, list[Any]]:
         "group": groups,
         "uid": rollouts.uid.tolist(),
         "tokens": mask.sum(dim=1).tolist(),
-        "logp": rollouts.logp.where(mask, 0.0).sum(dim=1).tolist(),
-        "entropy": (rollouts.entropy.where(mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).tolist(),
+        "logp": logp.where(mask, 0.0).sum(dim=1).tolist(),
     }
+    if rollouts.entropy is not None:
+        columns["entropy"] = (rollouts.entropy.where(mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).tolist()
+    return columns
 
 
 def write_rollouts(folder: Path, step: int, seen: list[tuple[Rollouts, Verdicts]]) -> Path:

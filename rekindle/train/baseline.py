@@ -21,6 +21,7 @@ def write_baseline(run: Run, log: EventLog, heard: Listener) -> None:
     n = config.evaluate.samples
     ks = sorted({k for k in (1, 16, n) if k <= n})
     settings = evaluation_sampling(run.resolved)
+    run.fresh()
     found = evaluate(run.sampler, run.verifier, labelled, settings, samples=n, ks=ks, seed=config.seed)
     values = {f"start/{name}": value for name, value in found.mean.items()}
     heard(log.write("baseline", 0, {**values, "prompts": found.prompts, "samples": n}))

@@ -14,14 +14,15 @@ from rekindle.core.stages import Stages
 from rekindle.tokens.embed import HashedNgrams, PolicyStates
 from rekindle.tokens.heads import split
 from rekindle.tokens.loader import load_model
+from rekindle.tokens.packed import checkpoint_layers
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rewards import load_rewards
-from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
 from rekindle.train.config import Resolved
 from rekindle.train.refusals import check_prompts, check_run
 from rekindle.train.run import Run
+from rekindle.train.samplers import make_sampler
 
 
 def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
@@ -35,7 +36,14 @@ def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
     examples = task.split("train")
     check_prompts(loaded, examples, config.rollout.max_tokens)
     frozen = _frozen(loaded.model) if _wants_reference(method, config.embed) else None
-    policy = LMPolicy(loaded.model, temperature=config.rollout.temperature, heads=make_heads(loaded.model, method))
+    if config.checkpointing:
+        checkpoint_layers(loaded.model)
+    policy = LMPolicy(
+        loaded.model,
+        temperature=config.rollout.temperature,
+        precision=config.precision,
+        heads=make_heads(loaded.model, method),
+    )
     return Run(
         resolved=resolved,
         method=method,
@@ -43,7 +51,7 @@ def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
         task=task,
         loaded=loaded,
         policy=policy,
-        sampler=LocalSampler(loaded.model, loaded.tokenizer, loaded.encode),
+        sampler=make_sampler(config, loaded, task),
         verifier=Verifier(task, rewards),
         embed=HashedNgrams() if frozen is None or config.embed == "ngrams" else PolicyStates(frozen, loaded.tokenizer),
         references={} if frozen is None else {"reference": frozen},
@@ -74,7 +82,7 @@ def make_optimizer(
     if heads:
         groups.append({"params": list(heads.parameters())})
     betas = (descent.beta1, descent.beta2)
-    return torch.optim.AdamW(groups, lr=1.0, betas=betas, weight_decay=descent.weight_decay)
+    return torch.optim.AdamW(groups, lr=1.0, betas=betas, weight_decay=descent.weight_decay, fused=True)
 
 
 def _wants_reference(method: PolicyGradient | Stages, embed: str) -> bool:

@@ -82,8 +82,8 @@ def load_checkpoint(run: Run, place: Path) -> None:
     for name, parameter in run.trainable():
         mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         if mine:
-            # AdamW keeps its step count on the CPU, everything else beside the parameter.
-            run.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in mine.items()}
+            # Fused AdamW reads its step count on the device too.
+            run.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in mine.items()}
     run.step_index = int(state["step"])
     run.memory = dict(state["memory"])
     if run.policy.heads:

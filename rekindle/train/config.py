@@ -15,10 +15,14 @@ from rekindle.errors import InputError
 from rekindle.train import options
 from rekindle.train.aliases import translate
 from rekindle.train.checks import check, warnings
+from rekindle.train.corrected import corrected
 from rekindle.train.settings import RunConfig
 
-Origin = Literal["default", "method", "profile", "run.toml", "flag", "--set"]
-_RANK: Mapping[Origin, int] = {"default": 0, "method": 0, "profile": 1, "run.toml": 2, "flag": 3, "--set": 3}
+Origin = Literal["default", "method", "sampler", "profile", "run.toml", "flag", "--set"]
+_RANK: Mapping[Origin, int] = {
+    **{"default": 0, "method": 0, "sampler": 0},
+    **{"profile": 1, "run.toml": 2, "flag": 3, "--set": 3},
+}
 _SOURCES = ("task", "data", "data_heldout", "data_ood")
 STAGE = re.compile(r"^methods\.\d+\.")
 """Where a record has several methods one after another, an option without this prefix is set in all that have it."""
@@ -100,6 +104,10 @@ def resolve(
     if config.method != method:
         raise InputError(f"run.toml is of the method '{config.method}', not of '{method}': name one of the two")
     config = _one_source(config, {n: _RANK[origin[n]] for n in _SOURCES})
+    before = options.flatten(record)
+    record, more = corrected(config, record)
+    origin |= {path: "sampler" for path, value in options.flatten(record).items() if before.get(path, origin) != value}
+    notes += more
     check(record, config.rollout)
     notes += warnings(record)
     known = [*config.flat(), *options.flatten(record)]

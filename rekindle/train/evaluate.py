@@ -18,6 +18,7 @@ from rekindle.train.estimators import maj_at_k, pass_at_k, standard_error
 
 EVAL_SALT = 1 << 20
 """Added to the seed of evaluation keys, so that no evaluation replays a training step's uniforms."""
+_BLOCKS_ADMITTED = 8  # blocks of prompts that are handed over at once where the sampler admits them one after another
 
 
 T = TypeVar("T")
@@ -60,8 +61,9 @@ def evaluate(
         raise InputError("nothing to evaluate: no example has an answer: add an 'answer' column to the data")
     key = pack_key(seed + EVAL_SALT, 0, 0)
     table: dict[str, list[float]] = {}
-    for start in range(0, len(labelled), settings.block):
-        some = labelled[start : start + settings.block]
+    size = settings.block * (_BLOCKS_ADMITTED if settings.admit else 1)
+    for start in range(0, len(labelled), size):
+        some = labelled[start : start + size]
         rollouts = sampler.sample(some, samples, settings, key, first_group=start)
         for i in range(len(some)):
             rows = np.arange(i * samples, (i + 1) * samples)
@@ -79,7 +81,7 @@ def evaluate(
 def evaluation_sampling(resolved: Resolved) -> Sampling:
     """A run's sampler settings for evaluation: temperature 1 and the full distribution, whatever training uses."""
     rollout = resolved.config.rollout
-    return Sampling(max_tokens=rollout.max_tokens, stop=rollout.stop, block=rollout.block)
+    return Sampling(max_tokens=rollout.max_tokens, stop=rollout.stop, block=rollout.block, admit=rollout.admit)
 
 
 def spread(examples: Sequence[T], count: int) -> list[T]:
@@ -104,7 +106,8 @@ def measure(group: Rollouts, verifier: Verifier, ks: Sequence[int]) -> dict[str,
     out = {f"pass@{k}": pass_at_k(n, sum(right), k) for k in ks}
     out |= {f"maj@{k}": maj_at_k(answers, right, k) for k in ks if k > 1}
     out[f"avg@{n}"] = sum(right) / n
-    out["entropy"] = float(group.entropy[group.mask].double().mean())
+    if group.entropy is not None:
+        out["entropy"] = float(group.entropy[group.mask].double().mean())
     out["length"] = float(group.mask.sum(dim=1).double().mean())
     out["truncated"] = 1.0 - sum(ended) / n
     return out | derivation_metrics(group, right, verifier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rekindle.core.types import mean_metrics
-from rekindle.errors import GuardStop
+from rekindle.core.types import Metrics, mean_metrics
+from rekindle.errors import EngineDead, GuardStop
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import publish, save_checkpoint, save_model
@@ -59,10 +60,11 @@ def train(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> No
     steps = run.resolved.config.steps
     while run.step_index < steps:
         began = time.perf_counter()
-        run.observed, run.seconds, run.last_rollouts, run.drawn = {}, {}, [], 0
+        run.seconds, run.last_rollouts, run.drawn = {}, [], 0
         run.record = run.method.at(run.step_index / max(1, steps - 1))
-        metrics = run.record.step(run)
+        metrics = taken_step(run, folder, log)
         values = {**mean_metrics(run.observed), **mean_metrics(metrics), "responses": float(run.drawn)}
+        run.observed = {}
         run.step_index += 1
         run.memory["empty_steps"] = 0 if metrics["signal"][0] else run.memory["empty_steps"] + 1
         seconds = time.perf_counter() - began
@@ -71,6 +73,22 @@ def train(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> No
             heard(shown_sample(run))
         after_step(run, folder, log, heard)
         refuse_to_spin(run)
+
+
+def taken_step(run: Run, folder: Folder | None, log: EventLog) -> Metrics:
+    """One step. Where the engine that samples dies before its first update, nothing of the steps done is lost."""
+    config = run.resolved.config
+    if folder is None or config.rollout.sampler == "local" or not config.checkpoint.every or not run.step_index:
+        return run.record.step(run)
+    memory = copy.deepcopy(run.memory)
+    try:
+        return run.record.step(run)
+    except EngineDead:
+        if "update" not in run.seconds:
+            run.memory = memory
+            log.sync()
+            save_checkpoint(run, folder.checkpoints, config.checkpoint.keep)
+        raise
 
 
 def refuse_to_spin(run: Run) -> None:
@@ -93,7 +111,7 @@ def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) 
     """Evaluate, keep rollouts and checkpoint where this step asks for it."""
     config = run.resolved.config
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
-        heard(log.write("eval", run.step_index, quick_evaluation(run)))
+        heard(log.write("eval", run.step_index, kept_evaluation(run, folder, log)))
     if folder is None:
         return
     if config.checkpoint.rollouts and run.step_index % config.checkpoint.rollouts == 0:
@@ -102,6 +120,17 @@ def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) 
     if config.checkpoint.every and due:
         log.sync()
         save_checkpoint(run, folder.checkpoints, config.checkpoint.keep)
+
+
+def kept_evaluation(run: Run, folder: Folder | None, log: EventLog) -> dict[str, float]:
+    """`quick_evaluation`. Where the engine that samples dies, the step that was taken is saved, unevaluated."""
+    try:
+        return quick_evaluation(run)
+    except EngineDead:
+        if folder is not None and run.resolved.config.checkpoint.every:
+            log.sync()
+            save_checkpoint(run, folder.checkpoints, run.resolved.config.checkpoint.keep)
+        raise
 
 
 def finish(run: Run, folder: Folder) -> None:
@@ -122,6 +151,7 @@ def quick_evaluation(run: Run) -> dict[str, float]:
     n = config.evaluate.samples
     ks = [k for k in (1, 4, 16) if k <= n]
     settings = evaluation_sampling(run.resolved)
+    run.fresh()
     found = evaluate(run.sampler, run.verifier, examples, settings, samples=n, ks=ks, seed=config.seed)
     return dict(found.mean)
 

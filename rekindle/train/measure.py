@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxtyping import Int
 from torch import Tensor
 
+from rekindle.core.types import Metrics
 from rekindle.errors import InputError, unknown
 from rekindle.tokens.loader import Loaded, load_model
 from rekindle.tokens.rollouts import Example, Rollouts
@@ -135,3 +136,15 @@ class Counting:
         self.done += len(examples)
         self.progress(self.done, self.total)
         return rollouts
+
+    def push(self) -> Metrics:
+        """As the inner sampler."""
+        return self.inner.push()
+
+    def rest(self) -> None:
+        """As the inner sampler."""
+        self.inner.rest()
+
+    def close(self) -> None:
+        """As the inner sampler."""
+        self.inner.close()

@@ -25,8 +25,10 @@ def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label,
     mask, graded = rollouts.mask, verdicts.graded
     truth = verifier.truths(verdicts.answer, rollouts)
     known = ~truth.isnan()
-    metrics: Metrics = {
-        "entropy": (rollouts.entropy[mask].sum().item(), mask.sum().item()),
+    metrics: Metrics = {}
+    if rollouts.entropy is not None:
+        metrics["entropy"] = (rollouts.entropy[mask].sum().item(), mask.sum().item())
+    metrics |= {
         "length": (mask.sum().item(), rows),
         "truncated": (sum(f == "length" for f in rollouts.finish), rows),
         "no_answer": (sum(a is None for a in verdicts.answer), rows),
@@ -35,7 +37,8 @@ def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label,
         "score": (verdicts.score[graded].sum().item(), graded.sum().item()),
         "truth/pass@1": (truth[known].sum().item(), known.sum().item()),
     }
-    metrics |= entropy_by_success(rollouts.entropy, mask & graded[:, None], verdicts.success)
+    if rollouts.entropy is not None:
+        metrics |= entropy_by_success(rollouts.entropy, mask & graded[:, None], verdicts.success)
     metrics |= group_metrics(rollouts.take(trained), verdicts.take(trained))
     metrics |= way_metrics(rollouts.take(trained), verifier)
     if label.votes:

@@ -9,9 +9,9 @@ from typing import Any
 from rekindle.errors import InputError
 from rekindle.train import options
 from rekindle.train.config import Resolved
-from rekindle.train.settings import samples_per_prompt
+from rekindle.train.settings import RunConfig, samples_per_prompt
 
-FREE = ("out", "track.sinks")
+FREE = ("out", "track.sinks", "vllm.url")
 """Options that may differ between a run and its resumption."""
 
 
@@ -50,6 +50,8 @@ def derived(resolved: Resolved) -> dict[str, int]:
 
 def compare_for_resume(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The names of the options that differ between two flat sets, sorted; where events go does not count."""
+    usual = RunConfig(method="").flat()  # an option that an older version did not have stood at its default
+    old = {**{name: usual[name] for name in new.keys() & usual.keys()}, **old}
     names = (old.keys() | new.keys()) - set(FREE)
     return sorted(name for name in names if name not in old or name not in new or old[name] != new[name])
 

@@ -18,7 +18,11 @@ def check_run(resolved: Resolved, task: Task) -> None:
     """InputError for what the method cannot do with the data, the rewards or the number format."""
     config = resolved.config
     if config.dtype == "bfloat16":
-        raise InputError("training in bfloat16 loses every update below a bf16 step: set dtype=float32")
+        raise InputError(
+            "weights in bfloat16 lose every update below a bf16 step: set dtype=float32, and precision=bf16 for speed"
+        )
+    if config.precision == "bf16" and config.dtype != "float32":
+        raise InputError(f"precision=bf16 goes with float32 weights, and dtype is {config.dtype}: set dtype=float32")
     labels: list[Label] = [method.collect.label for method in resolved.record.methods]
     if config.reward and not all(label.needs_truth for label in labels):
         raise InputError(f"method '{config.method}' scores by its own samples and would ignore --reward: drop it")

@@ -17,19 +17,24 @@ from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
 from rekindle.core.schedules import plain
 from rekindle.core.stages import Stages
-from rekindle.core.types import Batch, Metrics, Update, add_metrics
+from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics
 from rekindle.core.watch import watched
 from rekindle.errors import GuardStop
+from rekindle.tokens.demonstrations import FINISH as DEMONSTRATION
 from rekindle.tokens.embed import Embed
 from rekindle.tokens.labels import Label, Verdicts
 from rekindle.tokens.loader import Loaded
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
+from rekindle.tokens.sampling.vllm import VllmSampler
 from rekindle.tokens.stream import stretch
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
+from rekindle.train.agreement import agreement
 from rekindle.train.config import Resolved
+from rekindle.train.corrected import cap_of
+from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
 from rekindle.train.quarantine import quarantine
 from rekindle.train.settings import samples_per_prompt
@@ -62,6 +67,7 @@ class Run:
     observed: Metrics = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     last_rollouts: list[tuple[Rollouts, Verdicts]] = field(default_factory=list)
+    stale: bool = True
 
     @property
     def prompts_per_step(self) -> int:
@@ -109,7 +115,16 @@ class Run:
         """The most likely response of the current weights to each prompt."""
         return self._draw(examples, 1, replace(sampling_of(self.resolved), top_k=1))
 
+    def fresh(self) -> None:
+        """Bring the sampler to the current weights, where they have changed since it was last told."""
+        if self.stale:
+            began = time.perf_counter()
+            self.observed = add_metrics(self.observed, self.sampler.push())
+            self.stale = False
+            self._spent("push", began)
+
     def _draw(self, examples: Sequence[Example], n: int, sampling: Sampling) -> Rollouts:
+        self.fresh()
         began = time.perf_counter()
         first = self.memory["groups"]
         self.memory["groups"] += len(examples)
@@ -118,11 +133,14 @@ class Run:
         self._spent("sample", began)
         return rollouts
 
-    def score(self, batch: Batch) -> Batch:
-        """The batch with every column that the method's parts need, at the weights that sampled it."""
+    def score(self, batch: Batch, also: Sequence[Need] = ()) -> Batch:
+        """The batch with what the method's parts and `also` need, at the weights that sampled it."""
         began = time.perf_counter()
-        needs, micro = self.record.needs(), self.record.descent.micro_batch
-        columns = self.policy.columns(batch, needs, self.references, micro_batch=micro)
+        if isinstance(self.sampler, VllmSampler):
+            also = (*also, LOGP_OLD)
+        needs, micro = tuple(dict.fromkeys((*self.record.needs(), *also))), self.record.descent.micro_batch
+        with memory_told(self.policy, batch, micro, self.resolved.config.checkpointing):
+            columns = self.policy.columns(batch, needs, self.references, micro_batch=micro)
         self._spent("score", began)
         return batch.with_columns(**columns)
 
@@ -135,15 +153,22 @@ class Run:
             self.memory["history"].setdefault(prompt, []).append(share)
 
     def gather(self, batch: Batch) -> Batch:
-        """The batch of all ranks; one process has it already."""
+        """The batch of all ranks; one process has it already. Stops where the sampler drew from other weights."""
+        if isinstance(self.sampler, VllmSampler):
+            uids = [rollouts.uid[drawn(rollouts)] for rollouts, _ in self.last_rollouts]
+            told = agreement(batch, uids, self.sampler.tolerance.mean, cap_of(self.record.aggregate))
+            self.observed = add_metrics(self.observed, told)
         return batch
 
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         """One optimiser update. A loss or gradient that is not finite stops the run before it, the batch is kept."""
         began = time.perf_counter()
+        self.sampler.rest()
         descent = method.descent
         self.optimizer.zero_grad(set_to_none=True)
-        loss, now, metrics = backward(self.policy, part, method, descent.micro_batch, fresh=index == 0)
+        with memory_told(self.policy, part, descent.micro_batch, self.resolved.config.checkpointing):
+            loss, now, metrics = backward(self.policy, part, method, descent.micro_batch, fresh=index == 0)
+        part = part if "logp_old" in part.extra else part.with_columns(logp_old=now.logp)  # of the first update
         parameters = [p for _, p in self.trainable()]
         metrics = add_metrics(metrics, watched(self.policy, part, method.terms, parameters, descent.micro_batch))
         limit = descent.grad_clip if descent.grad_clip > 0 else math.inf
@@ -158,6 +183,7 @@ class Run:
         for group, lr in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = plain(lr)
         self.optimizer.step()
+        self.stale = True
         more = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0), "grad_clipped": (float(norm > limit), 1.0)}
         self._spent("update", began)
         return Update(batch=part, now=now, metrics=add_metrics(metrics, more), index=index)
@@ -171,11 +197,22 @@ class Run:
         self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
 
+def drawn(rollouts: Rollouts) -> Tensor:
+    """True for the rows that the sampler drew, False for demonstrations put among them."""
+    return torch.tensor([finish != DEMONSTRATION for finish in rollouts.finish], dtype=torch.bool)
+
+
 def sampling_of(resolved: Resolved) -> Sampling:
     """The sampler's settings of a run."""
     r = resolved.config.rollout
     return Sampling(
-        temperature=r.temperature, top_p=r.top_p, top_k=r.top_k, max_tokens=r.max_tokens, stop=r.stop, block=r.block
+        temperature=r.temperature,
+        top_p=r.top_p,
+        top_k=r.top_k,
+        max_tokens=r.max_tokens,
+        stop=r.stop,
+        block=r.block,
+        admit=r.admit,
     )
 
 

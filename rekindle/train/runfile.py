@@ -47,9 +47,11 @@ def to_toml(resolved: Resolved, inputs: Mapping[str, str] | None = None) -> str:
         "options": {path: _written(value) for path, value in resolved.options.items() if value is not None},
         "unset": [path for path, value in resolved.options.items() if value is None],
     }
-    # A part that was exchanged by name and then given options: its name cannot be a table too, so it goes first, flat.
-    chosen = {path: value for path, value in said.items() if path not in own and _inside(path, said)}
-    return tomli_w.dumps({**chosen, **_nested(said), RECORDED: recorded})
+    # A part that was exchanged by name and then given options: its name cannot be a table too, so both go first, flat.
+    chosen = [path for path in said if path not in own and _inside(path, said)]
+    flat = {path: _written(said[path]) for path in said if any(f"{path}.".startswith(f"{part}.") for part in chosen)}
+    rest = {path: value for path, value in said.items() if path not in flat}
+    return tomli_w.dumps({**flat, **_nested(rest), RECORDED: recorded})
 
 
 def from_toml(text: str, where: str = "run.toml") -> Saved:

@@ -23,7 +23,9 @@ class Rollout:
     """How a step samples: `prompts` x `group` responses are trained on; `votes` responses a prompt decide the label.
 
     votes: None = as many as `group`. equal_samples: draw `votes` responses even where the method does not vote, so that
-    methods are compared at equal sampling. top_k 0 and top_p 1: the full distribution. block: rows decoded together.
+    methods are compared at equal sampling. top_k 0 and top_p 1: the full distribution. block: prompts decoded
+    together; admit: and others as soon as there is room (the local sampler; faster for small models, see `Sampling`).
+    sampler: "local" decodes with the model that is trained, "vllm" with a copy that is brought up to date and checked.
     """
 
     prompts: Whole = 8
@@ -36,6 +38,35 @@ class Rollout:
     max_tokens: Whole = 96
     stop: tuple[str, ...] = ()
     block: Whole = 8
+    admit: bool = False
+    sampler: Literal["local", "vllm"] = "local"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Vllm:
+    """vLLM as the sampler. url: of a `rekindle serve`; None: in this process, where the next six count.
+
+    dtype: None as the run's. max_model_len: longest prompt and response, None as the data needs. seats: sequences
+    decoded at once. memory: share of the device's memory (on a CPU: as much as the seats need). eager: no compilation,
+    None: on a CPU. sleep: on a GPU, the engine gives its memory back while the model trains.
+
+    correct: truncated importance sampling by token, capped at 2, around the method's aggregate. probe: responses drawn
+    and scored after each push (0: none). tolerance: mean difference of log-probs in nats that is let pass, None by
+    dtype (of one that you set, the largest single difference may be a hundred times). timeout: seconds that a server
+    may take to answer.
+    """
+
+    url: str | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+    max_model_len: Whole | None = None
+    seats: Whole = 256
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    eager: bool | None = None
+    sleep: bool = True
+    correct: bool = True
+    probe: Count = 8
+    tolerance: Annotated[float, Field(gt=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -77,7 +108,9 @@ class RunConfig:
     data_heldout, data_ood: files to evaluate on, for runs on `data`. embed: what novelty compares, "ngrams" or the
     start model's states. empty_steps: a run stops after so many steps in a row without any signal (0: never).
     system_prompt: "task" = the task's own, None = none, any other text = that text. one_shot: the id of the only
-    example that is trained on (None: all); only: a file of ids, one a line, of those that are.
+    example that is trained on (None: all); only: a file of ids, one a line, of those that are. dtype: of the weights;
+    precision: "bf16" computes products in bfloat16 (autocast), the weights and the optimiser stay as they are.
+    checkpointing: recompute each layer in the backward pass, for less memory and about a third more time.
     """
 
     method: str
@@ -95,9 +128,12 @@ class RunConfig:
     empty_steps: Count = 20
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    precision: Literal["full", "bf16"] = "full"
+    checkpointing: bool = False
     out: str | None = None
     embed: Literal["ngrams", "policy"] = "ngrams"
     rollout: Rollout = field(default_factory=Rollout)
+    vllm: Vllm = field(default_factory=Vllm)
     evaluate: Evaluate = field(default_factory=Evaluate)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)

@@ -96,6 +96,7 @@ def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> 
         return folder
     run = make_run(resolved, task, folder.root)
     with ExitStack() as open_now:
+        open_now.callback(run.sampler.close)
         sinks = open_sinks(resolved.config.track.sinks, folder.root, folder.root.name)
         for sink in sinks:
             open_now.callback(sink.close)
@@ -126,6 +127,10 @@ def begin(run: Run, folder: Folder, log: EventLog, tell: Listener, start: Path |
         tell({"kind": "note", "step": 0, "text": f"no checkpoint in {folder.root} yet: starting afresh"})
         log.resume(0)
     versions = {"versions": dict(runfile.versions()), "threads": torch.get_num_threads()}
+    if not run.policy.packs:
+        kind = type(run.loaded.model).__name__
+        text = f"{kind} does not attend to packed tokens: updates pad their rows, which takes more time and memory"
+        tell({"kind": "note", "step": 0, "text": text})
     tell(log.write("start", 0, {"method": run.resolved.config.method, **versions}))
     write_baseline(run, log, tell)
 

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from rekindle.cli import doctor
 from rekindle.cli.main import app
+from rekindle.tokens.sampling import vllm_found
+from rekindle.tokens.sampling.vllm_found import Found
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -55,6 +57,19 @@ def test_what_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch)
         re.search(r"extra +math +no +missing math_verify: pip install 'rekindle\[math\]'", line) for line in lines
     )
     assert any(re.search(r"engine +local +yes +torch", line) for line in lines)
+
+
+def test_what_is_known_of_vllm_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_found, "imports", lambda: Found("0.32.0", "cpu", None))
+    assert re.search(r"engine +vllm +yes +vllm 0.32.0: build for cpu: --sampler vllm", out())
+    monkeypatch.setattr(vllm_found, "imports", lambda: Found("0.22.0", None, "vLLM 0.22.0 is installed and ..."))
+    assert doctor.report()["engines"]["vllm"] == {
+        "usable": False,
+        "versions": {"vllm": "0.22.0"},
+        "missing": [],
+        "what": None,
+        "remedy": "vLLM 0.22.0 is installed and ...; a server elsewhere serves as well: --set vllm.url=http://HOST:PORT",
+    }
 
 
 def test_without_torch_the_report_still_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from rekindle.core.descend import backward, micro_batches
 from rekindle.core.method import PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.terms import EntropyBonus, KLToReference
-from rekindle.core.types import Batch, Metrics, Need, Now, mean_metrics
+from rekindle.core.types import Batch, Metrics, MissingColumn, Need, Now, mean_metrics
 from tests.batches import assert_alive, make_batch
 
 CUTS = (1, 2, 5, 12)
@@ -160,14 +160,18 @@ def test_gradients_add_to_what_is_there() -> None:
     torch.testing.assert_close(policy.table.grad, 2 * once, rtol=1e-12, atol=0)
 
 
-def test_micro_batches_hold_every_row_once_and_the_longest_first() -> None:
+def test_micro_batches_hold_every_row_once_and_the_longest_group_first() -> None:
     batch = live_batch()
     last = torch.where(batch.mask, torch.arange(1, 10), 0).amax(dim=1)
     pieces = list(micro_batches(batch, 5))
     assert [len(p) for p in pieces] == [5, 5, 2]
     order = torch.cat(pieces)
     assert sorted(order.tolist()) == list(range(12))
-    assert (last[order].diff() <= 0).all()
+    group = batch.group[order]
+    assert int((group.diff() != 0).sum()) == len(group.unique()) - 1 > 1  # the rows of a group lie side by side
+    starts = [0, *((group.diff() != 0).nonzero()[:, 0] + 1).tolist()]
+    longest = [int(last[batch.group == group[start]].max()) for start in starts]
+    assert longest == sorted(longest, reverse=True) and [int(last[order[start]]) for start in starts] == longest
 
 
 def test_micro_batches_are_made_on_the_device_of_the_batch() -> None:
@@ -217,3 +221,23 @@ def test_a_batch_without_actions_or_rows_gives_zero(two_pass: bool) -> None:
         loss, now, _ = backward(policy, some, method(), 4, two_pass=two_pass)
         assert loss == 0.0 and now.logp.shape == some.mask.shape
         assert policy.table.grad is None or (policy.table.grad == 0).all()
+
+
+@pytest.mark.parametrize("two_pass", [False, True])
+@pytest.mark.parametrize("micro_batch", [1, 5, 12])
+def test_a_first_update_takes_logp_old_from_its_own_pass(two_pass: bool, micro_batch: int) -> None:
+    policy, batch, clip = Rows(), live_batch(), method()
+    with torch.no_grad():
+        known = batch.with_columns(logp_old=policy(batch).logp)
+    unknown = replace(batch, extra={n: v for n, v in batch.extra.items() if n != "logp_old"})
+    found = []
+    for given in (known, unknown):
+        gradient = run(
+            policy,
+            lambda given=given: found.append(backward(policy, given, clip, micro_batch, two_pass=two_pass, fresh=True)),
+        )
+        found.append(gradient)
+    torch.testing.assert_close(found[1], found[3], rtol=1e-12, atol=0)
+    assert found[0][0] == pytest.approx(found[2][0], rel=1e-12) and found[1].abs().max() > 0
+    with pytest.raises(MissingColumn, match="logp_old"):
+        backward(policy, unknown, clip, micro_batch, two_pass=two_pass)

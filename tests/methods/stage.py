@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rekindle import methods
 from rekindle.core.descend import backward
 from rekindle.core.method import PolicyGradient
-from rekindle.core.types import Batch, Metrics, Need, Now, Seen, Update
+from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Now, Seen, Update
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.policy import LMPolicy, row_means
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
@@ -113,6 +113,7 @@ class Stage:
     key: Tensor = field(default_factory=lambda: torch.tensor(5))
     verifier: Verifier = VERIFIER
     tokenizer: Any = field(default_factory=tokenizer)
+    also: Sequence[Need] = (LOGP_OLD,)  # for tests that call the loss themselves; () as a run has it
     drawn: int = 0
     step_index: int = 0
     memory: dict[str, Any] = field(default_factory=lambda: {"history": {}})
@@ -143,8 +144,9 @@ class Stage:
             parts = [part.take(torch.arange(self.group_size)) for part in parts]
         return Rollouts.concat(parts)
 
-    def score(self, batch: Batch) -> Batch:
-        columns = self.policy.columns(batch, self.method.needs(), {"reference": self.reference})
+    def score(self, batch: Batch, also: Sequence[Need] = ()) -> Batch:
+        needs = tuple(dict.fromkeys((*self.method.needs(), *self.also, *also)))
+        columns = self.policy.columns(batch, needs, {"reference": self.reference})
         return batch.with_columns(**columns)
 
     def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:
@@ -162,6 +164,7 @@ class Stage:
         with torch.no_grad():
             for parameter in self.parameters:
                 parameter -= self.lr * parameter.grad if parameter.grad is not None else 0.0
+        part = part if "logp_old" in part.extra else part.with_columns(logp_old=now.logp)
         more: Metrics = {**metrics, "loss": (loss, 1.0)}
         self.updates.append(Update(batch=part, now=now, metrics=more, index=index, last=False))
         return self.updates[-1]

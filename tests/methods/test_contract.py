@@ -15,7 +15,7 @@ from rekindle import methods
 from rekindle.core.advantages import GroupNormalized
 from rekindle.core.method import PolicyGradient
 from rekindle.core.ratios import log_ratio
-from rekindle.core.types import Batch, Metrics, Now
+from rekindle.core.types import LOGP_OLD, Batch, Metrics, Now
 from rekindle.train.options import flatten
 from tests.batches import make_now, pad, poisoned
 from tests.methods.stage import Stage, by_descend, difference, direct, gradients, staged, table_stage
@@ -186,3 +186,17 @@ def test_a_loss_that_looks_at_the_whole_minibatch_stays_exact() -> None:
 
 def test_there_are_methods() -> None:
     assert len(NAMES) >= 8 and all(isinstance(methods.load(n).method(), PolicyGradient) for n in NAMES)
+
+
+@every
+def test_a_step_of_one_update_needs_no_scoring_pass_of_its_own(name: str) -> None:
+    """Whatever reads `logp_old` before the update says so; the weights end where a scored step ends."""
+    ends = []
+    for also in ((LOGP_OLD,), ()):
+        method = methods.load(name).method()
+        method = method.replace(descent=replace(method.descent, epochs=1, minibatches=1))
+        stage = table_stage(method, also=also)
+        method.at(0.5).step(stage)
+        assert len(stage.updates) == 1 and "logp_old" in stage.updates[0].batch.extra
+        ends.append(torch.cat([p.detach().flatten() for p in stage.parameters]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-10, atol=1e-12)

@@ -317,10 +317,10 @@ def test_what_the_model_says_comes_back_to_the_batch():
     assert len(of_rolls) == 7
     for name, value in {**of_rolls, **columns, "logp": now.logp, "entropy": now.entropy}.items():
         assert type(value) is Tensor, f"{name} was left on the model's device"
-    assert torch.equal(rolls.ids, plain[0].ids) and torch.equal(now.logp, plain[2].logp)
+    assert torch.equal(rolls.ids, plain[0].ids) and torch.allclose(now.logp, plain[2].logp, rtol=0, atol=1e-12)
     assert {"stop", "length"} <= set(rolls.finish)
     assert max(float(g.abs().max()) for g in grads.values()) > 1e-3
-    assert largest_difference(grads, plain[3]) == 0.0
+    assert largest_difference(grads, plain[3]) < 1e-12
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -18,10 +18,13 @@ from rekindle.tokens.loader import eos_ids
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling import decode
+from rekindle.tokens.sampling import packed as sampling_packed
 from rekindle.tokens.sampling.base import Sampling
-from rekindle.tokens.sampling.cache import GrowingLayer
-from rekindle.tokens.sampling.draw import draw, kept
+from rekindle.tokens.sampling.cascade import Cascade
+from rekindle.tokens.sampling.draw import Draw, draw, kept
+from rekindle.tokens.sampling.growing import GrowingLayer
 from rekindle.tokens.sampling.local import LocalSampler
+from rekindle.tokens.sampling.packed import packed
 from rekindle.tokens.sampling.stops import suspect_tokens
 from tests.tiny_models import BUILDERS, EOS, build, tokenizer
 
@@ -112,6 +115,7 @@ def test_dropping_rows_changes_nothing(name, monkeypatch):
     eager = source.sample(EXAMPLES, 4, settings, KEY, 0)
     for share in (1e-9, 2.0):  # drop at once, and never
         monkeypatch.setattr(decode, "_DROP_SHARE", share)
+        monkeypatch.setattr(decode, "_CASCADE_DROP_SHARE", share)
         same(eager, source.sample(EXAMPLES, 4, settings, KEY, 0), 1e-6)
 
 
@@ -123,11 +127,158 @@ def test_fast_path_equals_general_path(name, prompts, monkeypatch):
     calls: list[int] = []
     update = GrowingLayer.update
     monkeypatch.setattr(GrowingLayer, "update", lambda *a, **k: (calls.append(1), update(*a, **k))[1])
-    monkeypatch.setattr("rekindle.tokens.sampling.cache._FIRST_ROOM", 3)  # so that buffers grow
+    monkeypatch.setattr("rekindle.tokens.sampling.growing._FIRST_ROOM", 3)  # so that buffers grow
     fast = source.sample(prompts, 5, Sampling(max_tokens=20), KEY, 0)
     assert calls and source.model.config._attn_implementation == "sdpa"
     source.decoder.plain = False
     same(fast, source.sample(prompts, 5, Sampling(max_tokens=20), KEY, 0), 1e-10)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "granite", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("stop", [(), ("b",)])
+def test_admission_changes_no_token(name, stop, monkeypatch):
+    monkeypatch.setattr("rekindle.tokens.sampling.growing._FIRST_ROOM", 3)
+    source = sampler(name, torch.float64)
+    starts: list[int] = []
+    begin = Cascade.join
+    monkeypatch.setattr(Cascade, "join", lambda self, *a: (starts.append(self.rows.width), begin(self, *a))[1])
+    for block in (1, 2, 3):
+        settings = Sampling(max_tokens=20, block=block, stop=stop)
+        apart = source.sample(EXAMPLES, 4, settings, KEY, 3)
+        assert set(starts) == {1}
+        starts.clear()
+        together = source.sample(EXAMPLES, 4, replace(settings, admit=True), KEY, 3)
+        same(apart, together, 1e-10)
+        same(together, source.sample(EXAMPLES, 4, replace(settings, admit=True), KEY, 3))
+        assert len(starts) > 2 and max(starts) > 1  # some joined rows that were under way
+        starts.clear()
+    general = sampler("gemma2")  # cannot: decodes in blocks
+    settings = Sampling(max_tokens=9, block=2)
+    same(
+        general.sample(EXAMPLES, 3, settings, KEY, 0),
+        general.sample(EXAMPLES, 3, replace(settings, admit=True), KEY, 0),
+    )
+
+
+def test_a_prompt_is_held_once_and_goes_with_its_last_row(monkeypatch):
+    source, seen = sampler(), []
+    keep = Cascade.keep
+
+    def watched(self, order):
+        keep(self, order)
+        rows = torch.bincount(self.prompt, minlength=len(self.seen))
+        assert bool((rows > 0).all()) and len(order) == int(rows.sum())
+        assert all(layer.prompt_keys.shape[0] == len(self.seen) for layer in self.layers)
+        assert bool(self.seen[:, 0].any())  # no column is padding for all
+        seen.append(self.seen.shape)
+
+    monkeypatch.setattr(Cascade, "keep", watched)
+    source.sample(EXAMPLES, 4, Sampling(max_tokens=50), KEY, 0)
+    assert max(seen)[0] == 5 and len({prompts for prompts, _ in seen}) > 1
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_attention_that_hands_nothing_on_decodes_the_general_way(name):
+    model, source = build(name, torch.float64), sampler(name, torch.float64)
+    for module in model.modules():
+        if type(module).__name__.endswith("Attention"):
+            module.register_forward_pre_hook(
+                lambda _m, args, kwargs: (args, {k: v for k, v in kwargs.items() if k != "cascade"}), with_kwargs=True
+            )
+    general = LocalSampler(model, tokenizer())
+    assert source.decoder.plain and not general.decoder.plain
+    settings = Sampling(max_tokens=12)
+    same(source.sample(EXAMPLES, 4, settings, KEY, 0), general.sample(EXAMPLES, 4, settings, KEY, 0), 1e-10)
+
+
+@pytest.mark.parametrize("admit", [False, True])
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_reduced_precision(name, how, admit, monkeypatch):
+    monkeypatch.setattr("rekindle.tokens.sampling.packed._LEAST", 1)
+    model = build(name, torch.bfloat16 if how == "weights" else torch.float32)
+    source = LocalSampler(model, tokenizer(), precision="bf16" if how == "autocast" else "full")
+    kinds: set[torch.dtype] = set()
+    update = GrowingLayer.update
+
+    def watched(self, *a, **k):
+        kinds.update((self.own_keys.dtype, self.prompt_values.dtype))
+        return update(self, *a, **k)
+
+    monkeypatch.setattr(GrowingLayer, "update", watched)
+    settings = Sampling(max_tokens=16, block=2, admit=admit)
+    rolls = source.sample(EXAMPLES, 6, settings, KEY, 0)
+    assert kinds == {torch.bfloat16} and rolls.logp.dtype == rolls.entropy.dtype == torch.float32
+    with torch.no_grad():
+        now = LMPolicy(build(name))(as_batch(rolls))  # the same weights
+    assert float((now.logp - rolls.logp)[rolls.mask].abs().mean()) < 0.1
+
+
+def test_layers_are_themselves_again_where_laying_them_out_failed(monkeypatch):
+    model, done = build("llama"), []
+    monkeypatch.setattr("rekindle.tokens.sampling.packed._LEAST", 1)
+    plain = sampling_packed._forward
+
+    def fails(layer):
+        if done:
+            raise RuntimeError("no memory")
+        done.append(layer)
+        return plain(layer)
+
+    monkeypatch.setattr(sampling_packed, "_forward", fails)
+    with pytest.raises(RuntimeError, match="no memory"), packed(model):
+        pass
+    assert done and not any("forward" in vars(m) for m in model.modules())
+
+
+def test_packed_layers_act_as_themselves(monkeypatch):
+    settings, source = Sampling(max_tokens=12), sampler()
+    calls: list[int] = []
+    source.model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
+    plain = source.sample(EXAMPLES, 4, settings, KEY, 0)
+    before = len(calls)
+    monkeypatch.setattr("rekindle.tokens.sampling.packed._LEAST", 1)
+    with packed(source.model):
+        assert sum("forward" in vars(m) for m in source.model.modules()) == 2 * 7 + 1
+    laid = source.sample(EXAMPLES, 4, settings, KEY, 0)
+    same(plain, laid, 1e-5)
+    assert len(calls) == 2 * before > 0  # hooks act
+    assert not any("forward" in vars(m) for m in source.model.modules())
+    layer = nn.Linear(8, 6)  # with a bias
+    x = torch.randn(5, 1, 8)
+    with torch.no_grad(), packed(layer):
+        assert "forward" in vars(layer)
+        assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-6)
+
+
+def plain_draw(logits: Tensor, uniform: Tensor, settings: Sampling) -> Draw:
+    """The definition, in whole passes over the vocabulary."""
+    logp = torch.log_softmax(logits / settings.temperature, dim=-1)
+    full = logp.exp()
+    entropy = -(full * logp.masked_fill(logp == -torch.inf, 0.0)).sum(dim=-1)
+    cdf = (full.masked_fill(~kept(full, settings), 0.0) if settings.truncates else full).cumsum(-1, dtype=torch.float64)
+    token = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)
+    taken = logp.gather(1, token)[:, 0]
+    cut = taken - cdf[:, -1].log().to(taken.dtype) if settings.truncates else taken
+    return Draw(token[:, 0], taken, cut, entropy)
+
+
+@pytest.mark.parametrize("settings", [Sampling(), Sampling(temperature=0.7), Sampling(top_p=0.9), Sampling(top_k=40)])
+@pytest.mark.parametrize("vocabulary", [1, 5, 127, 128, 129, 1000, 1024])
+def test_draw_equals_its_definition(vocabulary, settings):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 4 * torch.randn(200, vocabulary, generator=generator)
+    ruled_out = torch.rand(200, vocabulary, generator=generator) < 0.3
+    ruled_out[::2] = False
+    ruled_out[torch.arange(200), torch.randint(vocabulary, (200,), generator=generator)] = False
+    logits = logits.masked_fill(ruled_out, -torch.inf)
+    uniform = torch.rand(200, generator=generator, dtype=torch.float64)
+    uniform[:4] = torch.tensor([2.0**-51, 1 - 2.0**-51, 0.5, 2.0**-51], dtype=torch.float64)
+    got, expected = draw(logits, uniform, settings), plain_draw(logits, uniform, settings)
+    assert torch.equal(got.token, expected.token)
+    assert not ruled_out[torch.arange(200), got.token].any()
+    for mine, theirs in zip(got[1:], expected[1:], strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5, rtol=0)
 
 
 def sequence_probabilities(model: nn.Module, prompt: tuple[int, ...], settings: Sampling, vocabulary: int) -> dict:

@@ -313,6 +313,10 @@ def test_resume_refuses_changed_options_by_name() -> None:
     assert compare_for_resume(old, other) == ["collect.label", "seed", "terms.0.coef"]
     with pytest.raises(InputError, match=r"seed \(0 -> 1\), terms.0.coef \(0.001 -> 0.5\)"):
         refuse_changes(old, other)
+    older = {name: value for name, value in old.items() if name not in ("precision", "vllm.seats")}
+    assert compare_for_resume(older, same) == []  # a version that did not have these yet
+    faster = run("precision=bf16", profile=PROFILE).options
+    assert compare_for_resume(older, faster) == ["precision"]
     shorter = run(profile=PROFILE, record=Recipe(terms=())).options
     assert compare_for_resume(old, shorter) == ["terms", "terms.0", "terms.0.coef"]
 

@@ -243,3 +243,25 @@ def test_stages_train_one_after_another_with_the_options_of_both(tmp_path: Path)
     saved = from_toml((out / "run.toml").read_text())
     assert [saved.options[f"methods.{i}.descent.lr"] for i in range(2)] == [5e-4, 5e-4], "the profile's, in both stages"
     assert moved(out, "digit_sum")
+
+
+def test_a_run_says_where_its_model_cannot_be_packed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def heard(record: dict) -> None:
+        notes.extend([record["text"]] if record["kind"] == "note" else [])
+
+    monkeypatch.setattr("rekindle.tokens.packed.is_plain", lambda _model: False)
+    train("grpo", task="digit_sum", steps=1, out=tmp_path / "run", options=SMALL, heard=heard)
+    assert any("does not attend to packed tokens" in note for note in notes)
+
+
+def test_precision_goes_with_single_precision_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"precision=bf16 goes with float32 weights, and dtype is float64"):
+        train("grpo", task="digit_sum", out=tmp_path / "run", options={"dtype": "float64", "precision": "bf16"})
+
+
+def test_a_run_in_bf16_with_recomputed_layers_moves_its_single_precision_weights(tmp_path: Path) -> None:
+    options = {**SMALL, "bf16": True, "gradient_checkpointing": True}
+    out = train("grpo", task="digit_sum", steps=2, out=tmp_path / "run", options=options)
+    assert moved(out, "digit_sum") and {w.dtype for w in weights(out).values()} == {torch.float32}

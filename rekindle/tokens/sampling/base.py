@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Int
 from torch import Tensor
 
+from rekindle.core.types import Metrics
 from rekindle.errors import InputError
 from rekindle.tokens.rollouts import Example, Rollouts
 
@@ -20,7 +21,10 @@ class Sampling:
     temperature: divides the logits. top_p: smallest set of most likely tokens with at least this share, 1 keeps all.
     top_k: number of most likely tokens kept, 0 keeps all. max_tokens: longest response. stop: strings that end a
     response (kept at the end of its text). block: prompts decoded together; with a fixed block and thread count the
-    same key gives the same tokens bit for bit.
+    same key gives the same tokens bit for bit. admit: a prompt starts as soon as others of its call left room for its
+    rows, so that a few long responses do not run alone. The same call then still gives the same tokens bit for bit, but
+    the rounding of a prompt depends on its neighbours, and a token can flip by it. It pays where a pass costs much the
+    same for few rows as for many: small models, many cores, a GPU. Without use where the model's cache cannot do it.
     """
 
     temperature: float = 1.0
@@ -29,6 +33,7 @@ class Sampling:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     block: int = 8
+    admit: bool = False
 
     def __post_init__(self) -> None:
         """Raises `InputError` on a value out of range."""
@@ -62,4 +67,19 @@ class Sampler(Protocol):
         The prompt at index i gets group first_group + i; its response j gets uid group * n + j. The same key, uids
         and weights give the same rollouts. Rollouts live on the CPU, whatever device the model computes on.
         """
+        ...
+
+    def push(self) -> Metrics:
+        """Bring the sampler to the weights that the model has now, and prove it.
+
+        Raises `GuardStop` with the numbers where it samples from others, `EngineDead` where its process is gone.
+        """
+        ...
+
+    def rest(self) -> None:
+        """Free what only sampling needs; the next `push` takes it back."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything that the sampler holds."""
         ...

@@ -1,9 +1,9 @@
-"""The decoding loop: one prefill a prompt, then one token a step for all rows of a block, without the finished ones."""
+"""The decoding loop: one prefill a prompt, then one token a step for all live rows, without the finished ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,37 +14,47 @@ from transformers.cache_utils import DynamicCache
 from rekindle.errors import InputError
 from rekindle.tokens.heads import split, unwrapped
 from rekindle.tokens.sampling.base import Sampling
-from rekindle.tokens.sampling.cache import decoding, empty_cache, growing, is_plain
+from rekindle.tokens.sampling.cache import Repeated, decoding, empty_cache, is_plain
+from rekindle.tokens.sampling.cascade import Cascade, Unreached
 from rekindle.tokens.sampling.draw import Draw, draw
 from rekindle.tokens.sampling.stops import StopWatch
 
-_DROP_SHARE = 0.25  # share of finished rows at which the cache is copied without them
+_DROP_SHARE = 0.25  # share of finished rows at which the prompt's copies in the cache are copied without them
+_CASCADE_DROP_SHARE = 0.02  # the same where a row's own response is all there is to copy
 
 Prompts = Sequence[tuple[int, ...]]
 
 
 @dataclass(eq=False)
 class Live:
-    """The rows that are still in the cache. `mask` is None where no prompt of the block is padded."""
+    """The rows that are in the cache. `length`: tokens that they have drawn; `row`: their place in the tables."""
 
-    cache: DynamicCache
-    mask: Bool[Tensor, "R L"] | None
+    store: Cascade | Repeated
     row: Int[Tensor, " R"]
     alive: Bool[Tensor, " R"]
     position: Int[Tensor, " R"]
-    uniform: Float64[Tensor, "R M"]
+    length: Int[Tensor, " R"]
 
-    def drop(self, token: Int[Tensor, " R"], left: int) -> Int[Tensor, " K"]:
-        """Drops the finished rows once they are a useful share of all; the `token`s of those that stay."""
-        if len(self.alive) - left < _DROP_SHARE * len(self.alive):
+    def drop(self, token: Int[Tensor, " R"], left: int, share: float) -> Int[Tensor, " K"]:
+        """Drops the finished rows once they are a useful `share` of all; the `token`s of those that stay."""
+        if len(self.alive) - left < share * len(self.alive) or left == len(self.alive):
             return token
-        keep = self.alive.nonzero()[:, 0]
-        self.cache.batch_select_indices(keep)
-        self.mask = None if self.mask is None else self.mask[keep]
-        self.row, self.alive, self.position, self.uniform = (
-            column[keep] for column in (self.row, self.alive, self.position, self.uniform)
+        order = torch.arange(left, device=token.device)
+        order[(~self.alive[:left]).nonzero()[:, 0]] = self.alive[left:].nonzero()[:, 0] + left  # rows move into holes
+        self.store.keep(order)
+        self.row, self.alive, self.position, self.length = (
+            column[order] for column in (self.row, self.alive, self.position, self.length)
         )
-        return token[keep]
+        return token[order]
+
+    def extend(self, first: int, n: int, seen: Bool[Tensor, "P L"]) -> None:
+        """Rows from `first` on, `n` for each of the prompts `seen`."""
+        size = seen.sum(1).repeat_interleave(n)
+        row = torch.arange(first, first + len(size), device=seen.device)
+        more = (row, torch.ones_like(row, dtype=torch.bool), size, torch.zeros_like(row))
+        self.row, self.alive, self.position, self.length = (
+            torch.cat(pair) for pair in zip((self.row, self.alive, self.position, self.length), more, strict=True)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,30 +62,35 @@ class Trace:
     """What a block drew: one entry a step, of the rows that were in the cache then."""
 
     row: list[Tensor] = field(default_factory=list)
+    place: list[Tensor] = field(default_factory=list)
     alive: list[Tensor] = field(default_factory=list)
     draw: list[Draw] = field(default_factory=list)
 
     def add(self, live: Live, drawn: Draw) -> None:
         """Records one step."""
         self.row.append(live.row)
+        self.place.append(live.length)
         self.alive.append(live.alive)
         self.draw.append(drawn)
 
     def tables(self, rows: int) -> tuple[Draw, Int[Tensor, " B"]]:
         """All steps as a `Draw` of [B T] tensors, 0 behind a row's end, and the rows' lengths."""
-        alive, row = torch.cat(self.alive), torch.cat(self.row)
-        step = torch.cat([torch.full_like(part, step) for step, part in enumerate(self.row)])
-        row, step = row[alive], step[alive]
+        alive = torch.cat(self.alive)
+        row, place = torch.cat(self.row)[alive], torch.cat(self.place)[alive]
+        size = torch.bincount(row, minlength=rows)
         tables = []
         for column in zip(*self.draw, strict=True):
             values = torch.cat(column)[alive]
-            zeros = torch.zeros(rows, len(self.row), dtype=values.dtype, device=values.device)
-            tables.append(zeros.index_put((row, step), values))
-        return Draw(*tables), torch.bincount(row, minlength=rows)
+            zeros = torch.zeros(rows, int(size.max()), dtype=values.dtype, device=values.device)
+            tables.append(zeros.index_put((row, place), values))
+        return Draw(*tables), size
 
 
 class Decoder:
-    """Runs `model` token by token, with the weights that it has at the moment."""
+    """Runs `model` token by token, with the weights that it has at the moment.
+
+    plain: whether its rows share the keys and values of their prompt, which is faster.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """Raises `InputError` where the logits cannot be reproduced or decoding differs from a whole forward pass."""
@@ -97,80 +112,97 @@ class Decoder:
         ends: Bool[Tensor, " V"],
         watch: StopWatch | None,
     ) -> Trace:
-        """Responses of one block, on the model's device, where `uniform` and `ends` lie too.
+        """Responses to `prompts`, on the model's device, where `uniform` and `ends` lie too.
 
-        `uniform` has len(uniform) / len(prompts) consecutive rows for each prompt. Raises `GuardStop` on logits that
-        are not finite.
+        `uniform` has len(uniform) / len(prompts) consecutive rows for each prompt. More prompts than
+        settings.block wait until there is room for their rows (only where the decoder is `plain`). Raises `GuardStop`
+        on logits that are not finite.
         """
-        live, hidden = self.prefill(prompts, uniform, self.plain)
-        trace = Trace()
-        with decoding(self.model, self.plain):
-            for step in range(settings.max_tokens):
-                drawn = draw(self.parts.logits(hidden), live.uniform[:, step], settings, step)
-                trace.add(live, drawn)
-                live.alive = live.alive & ~ends[drawn.token]
-                if watch is not None:
-                    live.alive = live.alive & ~watch.step(live.row, drawn.token, live.alive)
-                left = int(live.alive.sum())
-                if left == 0 or step + 1 == settings.max_tokens:
-                    break
-                hidden = self.forward(live, live.drop(drawn.token, left), self.plain)
-        return trace
+        n, room, trace = len(uniform) // len(prompts), settings.block, Trace()
+        live, hidden = self.start(prompts[:room], n, settings.max_tokens, self.plain, ragged=len(prompts) > room)
+        share = 0.0 if len(prompts) > room else _CASCADE_DROP_SHARE if self.plain else _DROP_SHARE
+        waiting = prompts[room:]
+        while True:
+            drawn = draw(self.parts.logits(hidden), uniform[live.row, live.length], settings, live.length)
+            trace.add(live, drawn)
+            live.alive = live.alive & ~ends[drawn.token]
+            if watch is not None:
+                live.alive = live.alive & ~watch.step(live.row, live.length, drawn.token, live.alive)
+            live.alive = live.alive & (live.length < settings.max_tokens - 1)
+            left = int(live.alive.sum())
+            if left == 0 and not waiting:
+                return trace
+            token = live.drop(drawn.token, left, share)
+            hidden = self.forward(live, token) if left else hidden[:0]
+            room = settings.block - -(-len(live.row) // n)
+            if waiting and room:
+                hidden = torch.cat((hidden, self.admit(live, waiting[:room], len(uniform) - len(waiting) * n, n)))
+                waiting = waiting[room:]
 
-    def prefill(
-        self, prompts: Prompts, uniform: Float64[Tensor, "B M"], plain: bool
+    def start(
+        self, prompts: Prompts, n: int, max_tokens: int, plain: bool, ragged: bool
     ) -> tuple[Live, Float[Tensor, "B D"]]:
-        """A left-padded block, every prompt run once and its cache then repeated; also the last hidden states."""
-        n, width, device = len(uniform) // len(prompts), max(len(ids) for ids in prompts), self.parts.device
+        """`n` rows for each of `prompts`, and their last hidden states. ragged: others are to be admitted later."""
+        none = torch.zeros(0, dtype=torch.int64, device=self.parts.device)
+        if plain:
+            store = Cascade(empty_cache(self.model), len(prompts) * n, max_tokens, ragged)
+            live = Live(store, none, none.bool(), none, none)
+            return live, self.admit(live, prompts, 0, n)
+        cache, seen, hidden = self.prefill(prompts)
+        live = Live(Repeated(cache, seen, n), none, none.bool(), none, none)
+        live.extend(0, n, seen)
+        return live, hidden.repeat_interleave(n, 0)
+
+    def admit(self, live: Live, prompts: Prompts, first: int, n: int) -> Float[Tensor, "B D"]:
+        """Adds `n` rows, from `first` on, for each of `prompts`; their last hidden states."""
+        cache, seen, hidden = self.prefill(prompts)
+        assert isinstance(live.store, Cascade)
+        live.store.join(cache, seen, n)
+        live.extend(first, n, seen)
+        return hidden.repeat_interleave(n, 0)
+
+    def prefill(self, prompts: Prompts) -> tuple[DynamicCache, Bool[Tensor, "P L"], Float[Tensor, "P D"]]:
+        """The left-padded prompts run once each: their cache, where they are, and their last hidden states."""
+        width, device = max(len(ids) for ids in prompts), self.parts.device
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-        mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
+        seen = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
         cache = empty_cache(self.model)
         out = self.parts.backbone(
             input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
             return_dict=True,
         )
-        cache.batch_repeat_interleave(n)
-        seen = torch.nn.functional.pad(mask.repeat_interleave(n, 0), (0, uniform.shape[1]), value=True)
-        live = Live(
-            cache=growing(cache, uniform.shape[1]) if plain else cache,
-            mask=None if bool(mask.all()) else seen,
-            row=torch.arange(len(uniform), device=device),
-            alive=torch.ones(len(uniform), dtype=torch.bool, device=device),
-            position=mask.sum(1).repeat_interleave(n),
-            uniform=uniform,
-        )
-        return live, out.last_hidden_state[:, -1].repeat_interleave(n, 0)
+        return cache, seen, out.last_hidden_state[:, -1]
 
-    def forward(self, live: Live, token: Int[Tensor, " R"], plain: bool) -> Float[Tensor, "R D"]:
+    def forward(self, live: Live, token: Int[Tensor, " R"]) -> Float[Tensor, "R D"]:
         """Appends one token to each row; the last hidden states."""
-        seen = None if live.mask is None else live.mask[:, : live.cache.get_seq_length() + 1]
-        out = self.parts.backbone(
-            input_ids=token[:, None],
-            attention_mask=seen[:, None, None, :] if plain and seen is not None else seen,
-            position_ids=live.position[:, None],
-            past_key_values=live.cache,
-            use_cache=True,
-            return_dict=True,
-        )
-        live.position = live.position + 1
+        with decoding(self.model) if isinstance(live.store, Cascade) else nullcontext():
+            out = self.parts.backbone(
+                input_ids=token[:, None],
+                position_ids=live.position[:, None],
+                use_cache=True,
+                return_dict=True,
+                **live.store.inputs(),
+            )
+        live.position, live.length = live.position + 1, live.length + 1
         return out.last_hidden_state[:, -1]
 
     def _agrees(self, plain: bool) -> bool:
         """Whether two prompts of different length, repeated, then cut to some rows, decode as whole sequences do."""
         tokens = [(7 * i + 3) % self.parts.vocabulary for i in range(9)]
-        uniform = torch.zeros(4, 3, dtype=torch.float64, device=self.parts.device)
-        live, hidden = self.prefill([tuple(tokens[:6]), tuple(tokens[1:4])], uniform, plain)
+        live, hidden = self.start([tuple(tokens[:6]), tuple(tokens[1:4])], 2, 3, plain, ragged=False)
         ends = [hidden[[0, 2]]]
         live.alive[[1, 3]] = False
-        with decoding(self.model, plain):
+        try:
             for step in range(2):
                 token = torch.tensor([tokens[6 + step], tokens[4 + step]], device=hidden.device)
-                token = live.drop(token.repeat_interleave(2), left=2) if step == 0 else token
-                ends.append(self.forward(live, token, plain))
+                token = live.drop(token.repeat_interleave(2), 2, 0.0) if step == 0 else token
+                ends.append(self.forward(live, token))
+        except Unreached:
+            return False
         for step, end in enumerate(ends):
             for row, sequence in zip(end, (tokens[: 6 + step], tokens[1 : 4 + step]), strict=True):
                 whole = self.parts.hidden(torch.tensor([sequence], device=row.device))[0, -1]

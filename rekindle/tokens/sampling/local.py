@@ -13,20 +13,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rekindle.core.random import uniforms
+from rekindle.core.types import Metrics
 from rekindle.errors import InputError
-from rekindle.tokens.heads import unwrapped
+from rekindle.tokens.heads import Precision, precise, unwrapped
 from rekindle.tokens.loader import context_length, eos_ids
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.decode import Decoder, Prompts, evaluating
 from rekindle.tokens.sampling.draw import Draw
+from rekindle.tokens.sampling.packed import packed
 from rekindle.tokens.sampling.stops import StopWatch, suspect_tokens
 
 
 class LocalSampler:
     """Draws responses from `model` with the weights that it has at the moment of the call.
 
-    `encode` turns an example into prompt tokens; without one the tokenizer encodes the prompt as it is.
+    `encode` turns an example into prompt tokens; without one the tokenizer encodes the prompt as it is. precision: as
+    that of the policy, for log-probs of like numbers.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class LocalSampler:
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         encode: Callable[[Example], list[int]] | None = None,
+        precision: Precision = "full",
     ) -> None:
         """Raises `InputError` on a model whose logits or whose cache the decoding loop cannot handle."""
         self.model = model
         self.tokenizer = tokenizer
         self.encode = encode
+        self.precision: Precision = precision
         self.decoder = Decoder(model)
         self.ends = eos_ids(unwrapped(model), tokenizer)
         self.context = context_length(unwrapped(model))
@@ -57,12 +62,23 @@ class LocalSampler:
             raise InputError(f"{len(examples)} prompts with {n} responses each: sample at least one of both")
         prompts = [self._encoded(example, settings.max_tokens) for example in examples]
         blocks = []
-        with evaluating(self.model):
-            for start in range(0, len(examples), settings.block):
-                part = slice(start, start + settings.block)
+        size = len(examples) if settings.admit and self.decoder.plain else settings.block
+        with precise(self.precision, self.decoder.parts.device), evaluating(self.model), packed(self.model):
+            for start in range(0, len(examples), size):
+                part = slice(start, start + size)
                 group = torch.arange(start, min(part.stop, len(examples))) + first_group
                 blocks.append(self._block(examples[part], prompts[part], group.repeat_interleave(n), settings, key))
         return Rollouts.concat(blocks)
+
+    def push(self) -> Metrics:
+        """Nothing to do: there is one copy of the weights."""
+        return {}
+
+    def rest(self) -> None:
+        """Nothing to do: nothing is held between two calls."""
+
+    def close(self) -> None:
+        """Nothing to do."""
 
     def _encoded(self, example: Example, max_tokens: int) -> tuple[int, ...]:
         ids = self.encode(example) if self.encode else self.tokenizer(example.prompt).input_ids

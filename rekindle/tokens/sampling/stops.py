@@ -8,6 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 
+def cut(text: str, stop: tuple[str, ...]) -> str | None:
+    """`text` up to the end of the stop string that ends first, None where there is none in it."""
+    ends = [text.find(one) + len(one) for one in stop if one in text]
+    return text[: min(ends)] if ends else None
+
+
 class StopWatch:
     """Watches the rows of one block. Decodes a row only after a token that can complete a stop string."""
 
@@ -23,27 +29,24 @@ class StopWatch:
         self.stop = stop
         self.suspects = suspects
         self.tokens = tokens
-        self.steps = 0
         self.texts: dict[int, str] = {}
 
-    def step(self, row: Int[Tensor, " R"], token: Int[Tensor, " R"], alive: Bool[Tensor, " R"]) -> Bool[Tensor, " R"]:
-        """Rows that this step's tokens stop; their texts, cut right after the stop string, go to `texts`."""
-        self.tokens[row, self.steps] = token
-        self.steps += 1
+    def step(
+        self, row: Int[Tensor, " R"], at: Int[Tensor, " R"], token: Int[Tensor, " R"], alive: Bool[Tensor, " R"]
+    ) -> Bool[Tensor, " R"]:
+        """Rows that these tokens, at their places `at`, stop; their texts, cut after the stop string, go to `texts`."""
+        self.tokens[row, at] = token
         stopped = torch.zeros_like(alive)
         places = (alive & self.suspects[token]).nonzero()[:, 0]
         if len(places):
             rows = row[places]
-            drawn = self.tokens[rows, : self.steps].tolist()
+            ends = at[places].tolist()
+            drawn = [self.tokens[i, : end + 1].tolist() for i, end in zip(rows.tolist(), ends, strict=True)]
             texts = self.tokenizer.batch_decode(drawn, skip_special_tokens=True)
-            cuts = [self._cut(text) for text in texts]
-            stopped[places] = torch.tensor([cut is not None for cut in cuts], device=alive.device)
-            self.texts.update((i, cut) for i, cut in zip(rows.tolist(), cuts, strict=True) if cut is not None)
+            cuts = [cut(text, self.stop) for text in texts]
+            stopped[places] = torch.tensor([one is not None for one in cuts], device=alive.device)
+            self.texts.update((i, one) for i, one in zip(rows.tolist(), cuts, strict=True) if one is not None)
         return stopped
-
-    def _cut(self, text: str) -> str | None:
-        ends = [text.find(stop) + len(stop) for stop in self.stop if stop in text]
-        return text[: min(ends)] if ends else None
 
 
 def suspect_tokens(tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], vocabulary: int) -> Bool[Tensor, " V"]:
