@@ -25,7 +25,7 @@ from rekindle.tokens.scores import HeadScores, chunk_of, slices
 
 @dataclass(frozen=True, eq=False)
 class LMPolicy:
-    """`model` scored at `temperature`, the head applied to at most `chunk` tokens at a time (None: 2^25 logits).
+    """`model` scored at `temperature`, the head applied to at most `chunk` tokens at a time (None: by `chunk_of`).
 
     The head is recomputed in the backward pass where the tokens need more than one chunk. Raises `InputError` on
     dropout and on architectures whose logits cannot be reproduced. Never changes the train mode. heads: scalar heads on
@@ -73,10 +73,11 @@ class LMPolicy:
         return states.index_select(0, packing.flat)
 
     def _scores(self, hidden: Float[Tensor, "M D"], action: Int[Tensor, " M"]) -> tuple[Tensor, Tensor]:
+        chunk = self._chunk(len(action))
         if (weight := self.parts.plain_weight) is not None:
-            logp, entropy = HeadScores.apply(hidden, weight, action, self.parts.scale / self.temperature, self._chunk)
+            logp, entropy = HeadScores.apply(hidden, weight, action, self.parts.scale / self.temperature, chunk)
             return logp, entropy
-        pieces = [self._recomputed(hidden[part], action[part]) for part in slices(len(action), self._chunk)]
+        pieces = [self._recomputed(hidden[part], action[part]) for part in slices(len(action), chunk)]
         logp, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
         return logp, entropy
 
@@ -118,7 +119,7 @@ class LMPolicy:
         packing, parts = self._pack(batch), {name: split(m, probe=False) for name, m in models.items()}
         hidden = {name: self._hidden(model, packing) for name, model in models.items()}
         pieces: dict[str, list[Tensor]] = {need.name: [] for need in needs}
-        for part in slices(len(packing.action), self._chunk):
+        for part in slices(len(packing.action), self._chunk(len(packing.action))):
             seen = self._seen(parts, {name: states[part] for name, states in hidden.items()}, packing.action[part])
             for need in needs:
                 pieces[need.name].append(need.compute(seen))
@@ -126,9 +127,8 @@ class LMPolicy:
         place = {need.name: row_means if need.per == "row" else _scatter for need in needs}
         return {name: place[name](batch, values) for name, values in joined.items()}
 
-    @property
-    def _chunk(self) -> int:
-        return chunk_of(self.parts.vocabulary) if self.chunk is None else self.chunk
+    def _chunk(self, tokens: int) -> int:
+        return chunk_of(self.parts.vocabulary, tokens) if self.chunk is None else self.chunk
 
     def _seen(self, models: Mapping[str, SplitLM], hidden: Mapping[str, Tensor], action: Tensor) -> Seen:
         weights = {name: parts.head.weight for name, parts in models.items()}

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LOGITS = 2**25
-"""Logits of one chunk: 128 MiB in float32; twice that in a backward pass that kept them, else an eighth beside it."""
+KEPT, CHUNK = 2**25, 2**24
+"""Logits that are kept for the backward pass (128 MiB in float32), and those of a chunk where there are more."""
 
 
-def chunk_of(vocabulary: int) -> int:
-    """Tokens whose logits are computed together."""
-    return max(1, LOGITS // vocabulary)
+def chunk_of(vocabulary: int, tokens: int) -> int:
+    """Tokens whose logits are computed together: all of them where they may be kept."""
+    return max(1, tokens if tokens * vocabulary <= KEPT else CHUNK // vocabulary)
 
 
 class HeadScores(torch.autograd.Function):

@@ -44,7 +44,7 @@ def estimate(policy: LMPolicy, tokens: int, checkpointing: bool = False) -> Esti
     floats = tokens * (kept * (_WIDE * width + _INNER * inner) + layers * width * checkpointing)
     size = next(model.parameters()).element_size()
     weights = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
-    chunk = policy.chunk or chunk_of(policy.parts.vocabulary)
+    chunk = policy.chunk or chunk_of(policy.parts.vocabulary, tokens)
     logits = 2 * min(tokens, chunk) * policy.parts.vocabulary * max(size, 4)
     return Estimate(weights, floats * size, logits)
 

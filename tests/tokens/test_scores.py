@@ -97,7 +97,8 @@ def test_no_more_logits_than_a_chunk_exist(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_chunks_shrink_with_the_vocabulary() -> None:
-    assert chunk_of(151_936) == 220 and chunk_of(2**26) == 1 and chunk_of(1) == scores.LOGITS
+    assert chunk_of(151_936, 1024) == 110 and chunk_of(2**26, 5) == 1 and chunk_of(1000, 33_554) == 33_554
+    assert chunk_of(1000, 33_555) == 16_777 and chunk_of(10, 0) == 1
 
 
 def test_peaked_distributions_have_exact_small_entropies() -> None:
