@@ -47,7 +47,7 @@ effects: $(VENV)/.dev
 	$(BIN)/python scripts/effects.py
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m effect
 
-# Rekindle and its rivals in turn, on all cores: writes benchmarks/speed.json and docs/performance.md. About 25 minutes
+# Rekindle and its rivals in turn, on all cores: writes benchmarks/speed.json and docs/performance.md. About half an hour
 # on two cores. `make bench WHAT=step` measures one item only, `make bench WHAT="step --sizes 1M"` one row of it.
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.speed $(WHAT)

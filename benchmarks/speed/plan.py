@@ -1,4 +1,4 @@
-"""What is measured: the rows of every item, with the number of pairs that fits a whole run into 25 minutes."""
+"""What is measured: the rows of every item, with the number of pairs that fits a whole run into half an hour."""
 
 from __future__ import annotations
 

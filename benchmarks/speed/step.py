@@ -13,7 +13,7 @@ from benchmarks.speed.paired import Turn, described, ratio, turns
 from benchmarks.speed.work import Lengths, Matmul, step_operations
 
 PROMPT_TOKENS = (16, 48)
-# Half the prompts at 60M: both sides do the same work, and the whole of `make bench` stays within 25 minutes.
+# Half the prompts at 60M: both sides do the same work, and the whole of `make bench` stays within half an hour.
 JOBS = {"toy": ours.Job(prompts=4, group=4, limit=16), "60M": ours.Job(prompts=8)}
 # Rows a backward pass of TRL's that are tried at a size; elsewhere all, as long as more rows gain something.
 TRIED = {"toy": (8, 16), "60M": (16, 32, 64)}
