@@ -18,13 +18,13 @@ from rekindle.tokens.loader import eos_ids
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling import decode
-from rekindle.tokens.sampling import packed as sampling_packed
+from rekindle.tokens.sampling import laid_out as layout
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.cascade import Cascade
 from rekindle.tokens.sampling.draw import Draw, draw, kept
 from rekindle.tokens.sampling.growing import GrowingLayer
+from rekindle.tokens.sampling.laid_out import laid_out
 from rekindle.tokens.sampling.local import LocalSampler
-from rekindle.tokens.sampling.packed import packed
 from rekindle.tokens.sampling.stops import suspect_tokens
 from tests.tiny_models import BUILDERS, EOS, build, tokenizer
 
@@ -195,7 +195,7 @@ def test_attention_that_hands_nothing_on_decodes_the_general_way(name):
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 @pytest.mark.parametrize("name", ["qwen3", "gpt2"])
 def test_reduced_precision(name, how, admit, monkeypatch):
-    monkeypatch.setattr("rekindle.tokens.sampling.packed._LEAST", 1)
+    monkeypatch.setattr("rekindle.tokens.sampling.laid_out._LEAST", 1)
     model = build(name, torch.bfloat16 if how == "weights" else torch.float32)
     source = LocalSampler(model, tokenizer(), precision="bf16" if how == "autocast" else "full")
     kinds: set[torch.dtype] = set()
@@ -216,8 +216,8 @@ def test_reduced_precision(name, how, admit, monkeypatch):
 
 def test_layers_are_themselves_again_where_laying_them_out_failed(monkeypatch):
     model, done = build("llama"), []
-    monkeypatch.setattr("rekindle.tokens.sampling.packed._LEAST", 1)
-    plain = sampling_packed._forward
+    monkeypatch.setattr("rekindle.tokens.sampling.laid_out._LEAST", 1)
+    plain = layout._forward
 
     def fails(layer):
         if done:
@@ -225,20 +225,20 @@ def test_layers_are_themselves_again_where_laying_them_out_failed(monkeypatch):
         done.append(layer)
         return plain(layer)
 
-    monkeypatch.setattr(sampling_packed, "_forward", fails)
-    with pytest.raises(RuntimeError, match="no memory"), packed(model):
+    monkeypatch.setattr(layout, "_forward", fails)
+    with pytest.raises(RuntimeError, match="no memory"), laid_out(model):
         pass
     assert done and not any("forward" in vars(m) for m in model.modules())
 
 
-def test_packed_layers_act_as_themselves(monkeypatch):
+def test_laid_out_layers_act_as_themselves(monkeypatch):
     settings, source = Sampling(max_tokens=12), sampler()
     calls: list[int] = []
     source.model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
     plain = source.sample(EXAMPLES, 4, settings, KEY, 0)
     before = len(calls)
-    monkeypatch.setattr("rekindle.tokens.sampling.packed._LEAST", 1)
-    with packed(source.model):
+    monkeypatch.setattr("rekindle.tokens.sampling.laid_out._LEAST", 1)
+    with laid_out(source.model):
         assert sum("forward" in vars(m) for m in source.model.modules()) == 2 * 7 + 1
     laid = source.sample(EXAMPLES, 4, settings, KEY, 0)
     same(plain, laid, 1e-5)
@@ -246,7 +246,7 @@ def test_packed_layers_act_as_themselves(monkeypatch):
     assert not any("forward" in vars(m) for m in source.model.modules())
     layer = nn.Linear(8, 6)  # with a bias
     x = torch.randn(5, 1, 8)
-    with torch.no_grad(), packed(layer):
+    with torch.no_grad(), laid_out(layer):
         assert "forward" in vars(layer)
         assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-6)
 

@@ -21,7 +21,7 @@ from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.decode import Decoder, Prompts, evaluating
 from rekindle.tokens.sampling.draw import Draw
-from rekindle.tokens.sampling.packed import packed
+from rekindle.tokens.sampling.laid_out import laid_out
 from rekindle.tokens.sampling.stops import StopWatch, suspect_tokens
 
 
@@ -63,7 +63,7 @@ class LocalSampler:
         prompts = [self._encoded(example, settings.max_tokens) for example in examples]
         blocks = []
         size = len(examples) if settings.admit and self.decoder.plain else settings.block
-        with precise(self.precision, self.decoder.parts.device), evaluating(self.model), packed(self.model):
+        with precise(self.precision, self.decoder.parts.device), evaluating(self.model), laid_out(self.model):
             for start in range(0, len(examples), size):
                 part = slice(start, start + size)
                 group = torch.arange(start, min(part.stop, len(examples))) + first_group

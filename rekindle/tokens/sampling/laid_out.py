@@ -12,7 +12,7 @@ _LEAST = 1 << 16  # weights in a layer below which the laid-out product is not f
 
 
 @contextmanager
-def packed(model: nn.Module) -> Iterator[None]:
+def laid_out(model: nn.Module) -> Iterator[None]:
     """Larger linear layers of `model` use a copy of their weight while inside; to be used without gradients.
 
     A product of a few hundred rows spends a quarter of its time on bringing the weight into the order that it wants.
