@@ -151,5 +151,6 @@ def can_pack(model: nn.Module) -> bool:
 def padded_hidden(model: nn.Module, packing: Packing) -> Float[Tensor, "N D"]:
     """The same of a packing made `whole`: every row with its prompt, padded to the longest."""
     (bucket,) = packing.buckets
-    hidden = split(model, probe=False).hidden(packing.ids[bucket.query])
+    inner = unwrapped(model).base_model
+    hidden = inner(input_ids=packing.ids[bucket.query], use_cache=False, return_dict=True).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, packing.home)

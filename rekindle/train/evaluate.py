@@ -11,7 +11,7 @@ import numpy as np
 from rekindle.core.random import pack_key
 from rekindle.errors import InputError
 from rekindle.tokens.rollouts import Example, Rollouts
-from rekindle.tokens.sampling.base import Sampler, Sampling
+from rekindle.tokens.sampling.base import Samples, Sampling
 from rekindle.tokens.verify import Verifier
 from rekindle.train.config import Resolved
 from rekindle.train.estimators import maj_at_k, pass_at_k, standard_error
@@ -38,7 +38,7 @@ class Evaluation:
 
 
 def evaluate(
-    sampler: Sampler,
+    sampler: Samples,
     verifier: Verifier,
     examples: Sequence[Example],
     settings: Sampling,

@@ -9,11 +9,10 @@ from pathlib import Path
 from jaxtyping import Int
 from torch import Tensor
 
-from rekindle.core.types import Metrics
 from rekindle.errors import InputError, unknown
 from rekindle.tokens.loader import Loaded, load_model
 from rekindle.tokens.rollouts import Example, Rollouts
-from rekindle.tokens.sampling.base import Sampler, Sampling
+from rekindle.tokens.sampling.base import Samples, Sampling
 from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.tasks import load_task
 from rekindle.tokens.tasks.base import Task
@@ -63,7 +62,7 @@ def evaluate_model(
     loaded = open_model(model, task, how.device, how.dtype, prompt)
     for examples in chosen.values():
         check_prompts(loaded, examples, settings.max_tokens, how.option)
-    local: Sampler = LocalSampler(loaded.model, loaded.tokenizer, loaded.encode)
+    local: Samples = LocalSampler(loaded.model, loaded.tokenizer, loaded.encode)
     sampler = local if progress is None else Counting(local, progress, sum(map(len, chosen.values())))
     ks = default_ks(how.samples) if how.ks is None else how.ks
     verifier = Verifier(task)
@@ -123,7 +122,7 @@ def open_model(spec: str | Path, task: Task, device: str, dtype: str, system_pro
 class Counting:
     """A sampler that tells `progress` how many of `total` prompts it has answered."""
 
-    inner: Sampler
+    inner: Samples
     progress: Progress
     total: int
     done: int = 0
@@ -136,15 +135,3 @@ class Counting:
         self.done += len(examples)
         self.progress(self.done, self.total)
         return rollouts
-
-    def push(self) -> Metrics:
-        """As the inner sampler."""
-        return self.inner.push()
-
-    def rest(self) -> None:
-        """As the inner sampler."""
-        self.inner.rest()
-
-    def close(self) -> None:
-        """As the inner sampler."""
-        self.inner.close()

@@ -27,7 +27,6 @@ from rekindle.tokens.loader import Loaded
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
-from rekindle.tokens.sampling.vllm import VllmSampler
 from rekindle.tokens.stream import stretch
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
@@ -136,7 +135,7 @@ class Run:
     def score(self, batch: Batch, also: Sequence[Need] = ()) -> Batch:
         """The batch with what the method's parts and `also` need, at the weights that sampled it."""
         began = time.perf_counter()
-        if isinstance(self.sampler, VllmSampler):
+        if self.sampler.apart is not None:  # its tokens are compared with the model before any update
             also = (*also, LOGP_OLD)
         needs, micro = tuple(dict.fromkeys((*self.record.needs(), *also))), self.record.descent.micro_batch
         with memory_told(self.policy, batch, micro, self.resolved.config.checkpointing):
@@ -154,9 +153,9 @@ class Run:
 
     def gather(self, batch: Batch) -> Batch:
         """The batch of all ranks; one process has it already. Stops where the sampler drew from other weights."""
-        if isinstance(self.sampler, VllmSampler):
+        if self.sampler.apart is not None:
             uids = [rollouts.uid[drawn(rollouts)] for rollouts, _ in self.last_rollouts]
-            told = agreement(batch, uids, self.sampler.tolerance.mean, cap_of(self.record.aggregate))
+            told = agreement(batch, uids, self.sampler.apart, cap_of(self.record.aggregate))
             self.observed = add_metrics(self.observed, told)
         return batch
 

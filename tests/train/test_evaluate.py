@@ -56,15 +56,6 @@ class Scripted:
             uid=torch.arange(count) + n * first_group,
         )
 
-    def push(self) -> dict[str, tuple[float, float]]:
-        return {}
-
-    def rest(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
 
 def scripted(*texts: list[str]) -> tuple[Scripted, list[Example]]:
     examples = [Example(f"p{i}", "3*4-2=", "10") for i in range(len(texts))]

@@ -56,7 +56,7 @@ class Sampling:
 
 
 @runtime_checkable
-class Sampler(Protocol):
+class Samples(Protocol):
     """Anything that turns prompts into rollouts."""
 
     def sample(
@@ -68,6 +68,17 @@ class Sampler(Protocol):
         and weights give the same rollouts. Rollouts live on the CPU, whatever device the model computes on.
         """
         ...
+
+
+@runtime_checkable
+class Sampler(Samples, Protocol):
+    """What samples for a run whose weights move.
+
+    apart: None where it draws with the model that trains; else how far the mean of its tokens' log-probs may lie from
+    the model's, in nats.
+    """
+
+    apart: float | None
 
     def push(self) -> Metrics:
         """Bring the sampler to the weights that the model has now, and prove it.

@@ -32,6 +32,8 @@ class LocalSampler:
     that of the policy, for log-probs of like numbers.
     """
 
+    apart: float | None = None
+
     def __init__(
         self,
         model: nn.Module,

@@ -68,6 +68,7 @@ class VllmSampler:
         self.model, self.tokenizer, self.encode, self.engine, self.probe = model, tokenizer, encode, engine, probe
         self.ends = eos_ids(unwrapped(model), tokenizer)
         self.tolerance = tolerance or TOLERANCE[engine.about.dtype]
+        self.apart: float | None = self.tolerance.mean
         self._pushed = 0
         longest, limit = max(map(len, probe.prompts), default=0), engine.about.max_model_len
         if longest + probe.tokens > limit:
