@@ -1,0 +1,208 @@
+"""`rekindle train --ranks N`: a process a rank, watched; the first that fails ends all, and its sentence is said once.
+
+A launcher of clusters (torchrun, accelerate) starts the ranks itself; then this process is one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.train import options
+from rekindle.train.config import Resolved
+from rekindle.train.ranks import TOLD, Place, RankLost, place
+from rekindle.train.settings import RunConfig
+
+PARENT = "REKINDLE_PARENT"
+"""Environment of a rank that `lead` started: the process that watches it (`TOLD`: the folder for its last sentence)."""
+ENDS: Mapping[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, GuardStop, EngineDead, RankLost)}
+GRACE = 3.0
+"""Seconds that the other ranks have to end by themselves, and again after they were asked to."""
+
+
+def placed(resolved: Resolved, here: Place | None, recorded: bool = False) -> Resolved:
+    """The resolved run with the ranks that a launcher started, cut so that all who share its work have some.
+
+    Where nobody chose them, `rollout.block` (for ranks, or actors) and `descent.micro_batch` are lowered. recorded: the
+    options are those of a run that has begun, which keeps its own. InputError where `--ranks` says another number than
+    the launcher.
+    """
+    count, origin = resolved.config.ranks, dict(resolved.origin)
+    if here is not None and count != here.count:
+        if origin["ranks"] in ("flag", "--set"):
+            raise InputError(
+                f"--ranks {count}, but {here.count} processes were started: drop --ranks, or start {count}"
+            )
+        count, origin["ranks"] = here.count, "launcher"
+    config, record, notes = replace(resolved.config, ranks=count), resolved.record, list(resolved.notes)
+    for path, (value, most, who) in pieces(config, record).items():
+        if most >= value:
+            continue
+        if recorded or origin[path] not in ("default", "method", "profile"):
+            notes.append(f"{path}={value} leaves some of the {who} without work: {most} would not")
+            continue
+        ours = path in config.flat()
+        config = options.override(config, path, most) if ours else config
+        record = record if ours else options.override(record, path, most)
+        origin[path] = "ranks"
+        notes.append(f"{path}={most} instead of {value}, so that each of {who} has work; one process, so set, agrees")
+    return replace(resolved, config=config, record=record, origin=origin, notes=tuple(notes))
+
+
+def pieces(config: RunConfig, record: Any) -> dict[str, tuple[int, int, str]]:
+    """Option -> (its value, the most that leaves all who share it a piece, who they are), of what cuts a run's work."""
+    count, rollout, flat = config.ranks, config.rollout, options.flatten(record)
+    fleet = rollout.sampler == "ray"
+    drawing = config.ray.samplers if fleet else 1 if rollout.sampler == "vllm" and config.vllm.url else count
+    enough = -(-rollout.prompts // rollout.block) >= min(drawing, rollout.prompts)
+    most = rollout.block if enough else max(1, rollout.prompts // drawing)
+    found = {"rollout.block": (rollout.block, most, f"{drawing} {'samplers' if fleet else 'ranks'}")}
+    for path in flat if count > 1 else ():
+        if path.endswith("descent.micro_batch"):
+            updates = flat[path.replace("micro_batch", "minibatches")]
+            rows = -(-rollout.prompts * rollout.group // updates)
+            most = flat[path] if -(-rows // flat[path]) >= count else -(-rows // count)
+            found[path] = (flat[path], most, f"{count} ranks")
+    return found
+
+
+def speaks(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process says what concerns the whole run: not where another started it for that run's sake."""
+    here = place(environment)
+    return here is None or (here.index == 0 and TOLD not in environment)
+
+
+def lead(arguments: Sequence[str], count: int) -> None:
+    """Run `rekindle ARGUMENTS` in `count` processes, to the end. Raises what ended them: once, and by its first cause.
+
+    On an interrupt all of them are interrupted. Threads a rank: OMP_NUM_THREADS, or an equal share of the cores.
+    """
+    with tempfile.TemporaryDirectory(prefix="rekindle-ranks-") as folder, ranks_of(arguments, count, folder) as crew:
+        try:
+            while any(rank.poll() is None for rank in crew) and not any(rank.poll() for rank in crew):
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            end(crew, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
+            raise
+        codes = settled(crew, Path(folder))
+        if any(codes):
+            raise cause(codes, last_words(Path(folder)))
+
+
+@contextmanager
+def ranks_of(arguments: Sequence[str], count: int, folder: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The started processes; what is still alive at the end is killed."""
+    command = [sys.executable, "-m", "rekindle", *arguments]
+    crew: list[subprocess.Popen[bytes]] = []
+    shared = environment(count) | {TOLD: folder, PARENT: str(os.getpid())}
+    try:
+        for index in range(count):
+            mine = shared | {"RANK": str(index), "LOCAL_RANK": str(index)}
+            out = None if index == 0 else subprocess.DEVNULL  # rank 0 shows the run
+            crew.append(
+                subprocess.Popen(command, env=mine, stdout=out, stdin=subprocess.DEVNULL, start_new_session=True)
+            )
+        yield crew
+    finally:
+        if any(rank.poll() != 0 for rank in crew):
+            end(crew, (signal.SIGKILL,))
+
+
+def environment(count: int) -> dict[str, str]:
+    """What all ranks of one machine are told. They meet in a file: a port could be reached by others."""
+    threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": str(count)}
+    return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | address
+
+
+def settled(crew: Sequence[subprocess.Popen[bytes]], folder: Path) -> list[int]:
+    """The exit codes as the ranks ended by themselves; 0 for one that had to be stopped because of another.
+
+    Where those that ended only say that they lost another, that one is waited for longer: it knows why.
+    """
+    if not any(rank.poll() for rank in crew):
+        return [0] * len(crew)
+    wait(crew, GRACE)
+    if all(kind == RankLost.__name__ for kind, _ in last_words(folder).values()):
+        wait(crew, 10 * GRACE)
+    codes = [rank.poll() or 0 for rank in crew]
+    end(crew, (signal.SIGTERM, signal.SIGKILL))
+    return codes
+
+
+def end(crew: Sequence[subprocess.Popen[bytes]], signals: Sequence[signal.Signals]) -> None:
+    """Send each signal in turn to the ranks, and to what they started even where they are gone, and wait a little."""
+    for number in signals:
+        for rank in crew:
+            with suppress(ProcessLookupError):
+                os.killpg(rank.pid, number)
+        wait(crew, GRACE)
+
+
+def wait(crew: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Until all have ended, at most so long."""
+    last = time.monotonic() + seconds
+    while any(rank.poll() is None for rank in crew) and time.monotonic() < last:
+        time.sleep(0.02)
+
+
+def cause(codes: Sequence[int], words: Mapping[int, tuple[str, str]]) -> BaseException:
+    """What ended the ranks: a sentence of one of them, else a signal, else an error that it has printed itself."""
+    said = [(kind, text) for kind, text in words.values() if kind != RankLost.__name__]
+    if said:
+        return ENDS[said[0][0]](said[0][1])
+    killed = [(rank, -code) for rank, code in enumerate(codes) if code < 0]
+    if killed:
+        rank, number = killed[0]
+        return EngineDead(
+            f"rank {rank} was killed ({signal.Signals(number).name}), so the others were stopped: the same command "
+            "with --resume goes on from the last checkpoint"
+        )
+    failed = [rank for rank, code in enumerate(codes) if code and rank not in words]
+    if failed:
+        print(f"rekindle: rank {failed[0]} ended with exit code {codes[failed[0]]}, see above", file=sys.stderr)
+        return SystemExit(codes[failed[0]])
+    return ENDS[RankLost.__name__](next(iter(words.values()))[1])
+
+
+def last_words(folder: Path) -> dict[int, tuple[str, str]]:
+    """Rank -> (kind of error, sentence) of those that left one, in their order."""
+    files = sorted(folder.glob("rank-*.json"))
+    return {int(file.stem.removeprefix("rank-")): tuple(json.loads(file.read_text("utf-8"))) for file in files}
+
+
+@contextmanager
+def as_rank(index: int, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Inside, a foreseen error is left for the process that watches this one, which says it once for all ranks."""
+    folder, parent = environment.get(TOLD), environment.get(PARENT)
+    if folder is None or parent is None:
+        yield
+        return
+    threading.Thread(target=follow, args=(int(parent),), daemon=True).start()
+    try:
+        yield
+    except tuple(ENDS.values()) as error:
+        file = Path(folder, f"rank-{index:04d}.json")
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps([type(error).__name__, str(error)]), encoding="utf-8")
+        partial.rename(file)
+        raise SystemExit(1) from None
+
+
+def follow(parent: int, pause: Callable[[float], None] = time.sleep) -> None:
+    """End this process once `parent` is no longer the one that started it: nobody would notice it any more."""
+    while os.getppid() == parent:
+        pause(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,177 @@
+"""Ranks as processes of `torch.distributed`: gloo for objects and on CPUs, NCCL for the gradients of GPUs.
+
+Started by `rekindle train --ranks N` (train/launch.py), by torchrun or by accelerate: all of them set RANK, WORLD_SIZE,
+LOCAL_RANK and the address to meet at.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from rekindle.core.ranks import Alone, Ranks, Together, squares
+from rekindle.errors import EngineDead, GuardStop, InputError
+
+T = TypeVar("T")
+
+BUCKET = 2**25
+"""Entries of gradients that are summed in one message: few messages, and little memory beside the gradients."""
+PATIENCE = timedelta(hours=2)  # for a rank that is alive and busy; a dead one is noticed at once
+TOLD = "REKINDLE_TOLD"
+"""Environment of a rank that `rekindle train --ranks` started: a folder of all of them."""
+_SET = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class RankLost(EngineDead):
+    """Another rank is gone: what ended it is said there."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank this process was started as: index of `count`, `local` on its machine."""
+
+    index: int
+    count: int
+    local: int
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """The rank that a launcher made this process; None where none did, or one of a single process."""
+    if any(name not in environment for name in _SET) or int(environment["WORLD_SIZE"]) < 2:
+        return None
+    index, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    return Place(index, count, int(environment.get("LOCAL_RANK", index)))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The ranks of the process group of this process. sharded: their weights lie in shares (`shard=full`)."""
+
+    index: int
+    count: int
+    sharded: bool = False
+
+    def exchange(self, value: T) -> list[T]:
+        """The values of all ranks. Only these processes read what is sent."""
+        told: list[Any] = [None] * self.count
+        with lost(self.index):
+            dist.all_gather_object(told, value)
+        return told
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Sums over the ranks, in buckets of one dtype and device, in place."""
+        for bucket in buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            with lost(self.index):
+                dist.all_reduce(flat, dist.ReduceOp.SUM)
+            for tensor, total in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+    def norm(self, tensors: Sequence[Tensor]) -> float:
+        """The norm of all as one vector: the shares of all ranks, whole tensors once."""
+        shares = [t.to_local() for t in tensors if isinstance(t, DTensor)]
+        whole = squares([t for t in tensors if not isinstance(t, DTensor)])
+        return math.sqrt(whole + (sum(self.exchange(squares(shares))) if self.sharded else 0.0))
+
+
+def buckets(tensors: Sequence[Tensor], limit: int = BUCKET) -> list[list[Tensor]]:
+    """The tensors in their order, cut where the dtype or device changes and where a bucket has `limit` entries."""
+    found: list[list[Tensor]] = []
+    for tensor in tensors:
+        last = found[-1] if found else []
+        alike = bool(last) and (last[0].dtype, last[0].device) == (tensor.dtype, tensor.device)
+        if not alike or sum(t.numel() for t in last) + tensor.numel() > limit:
+            found.append([])
+        found[-1].append(tensor)
+    return found
+
+
+@contextmanager
+def lost(index: int) -> Iterator[None]:
+    """Turns a failed exchange into `RankLost`: the processes talk to each other only as long as all live."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(
+            f"rank {index} lost the other ranks ({str(error).splitlines()[0][:120]}): one of them has ended, see what "
+            "it said; the same command with --resume goes on from the last checkpoint"
+        ) from None
+
+
+def agreed(ranks: Ranks, work: Callable[[], T]) -> list[T]:
+    """What `work` gives on each rank. Where it fails on one for a foreseen reason, all ranks fail for that reason."""
+    if ranks.count == 1:
+        return [work()]
+    failure: tuple[type[Exception], str] | None = None
+    value: T | None = None
+    try:
+        value = work()
+    except (InputError, GuardStop, EngineDead) as error:
+        failure = (type(error), str(error))
+    told: list[Any] = ranks.exchange((value, failure))
+    for _, failed in told:
+        if failed is not None:
+            raise failed[0](failed[1])
+    return [value for value, _ in told]
+
+
+def meeting(here: Place, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Where the ranks find each other: in a file where `rekindle train --ranks` started them, else at the address."""
+    if TOLD not in environment:
+        return {}
+    return {"init_method": f"file://{environment[TOLD]}/meeting", "rank": here.index, "world_size": here.count}
+
+
+def device_of(device: str, here: Place | None) -> str:
+    """The device of this rank: "cuda" is the GPU of its local number. InputError where all would take one GPU."""
+    if here is None or device == "cpu":
+        return device
+    if device.startswith("cuda:"):
+        raise InputError(f"device={device} names one GPU for {here.count} ranks: set device=cuda, a GPU each")
+    if not torch.cuda.is_available():
+        return device
+    if here.local >= torch.cuda.device_count():
+        have = torch.cuda.device_count()
+        raise InputError(f"local rank {here.local} has no GPU of its own ({have} here): start {have} ranks a machine")
+    return f"cuda:{here.local}"
+
+
+@contextmanager
+def joined(count: int, device: str, sharded: bool) -> Iterator[Together]:
+    """The ranks that this process belongs to, for `count` of them. device: of this rank.
+
+    A process group that is there already is used and left alone. InputError where this is a single process.
+    """
+    here = place()
+    if here is None or count == 1:
+        if count > 1:
+            raise InputError(
+                f"ranks={count}, but this is a single process: start it by `rekindle train --ranks {count}`, by "
+                f"`torchrun --nproc-per-node {count}` or by accelerate"
+            )
+        if sharded:
+            raise InputError("shard=full shares the weights among ranks, and there is one: add --ranks N, or drop it")
+        yield Alone()
+        return
+    mine = not dist.is_initialized()
+    if mine:
+        on_gpu = device.startswith("cuda")
+        if on_gpu:
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, **meeting(here), timeout=PATIENCE)
+    try:
+        yield Processes(here.index, here.count, sharded)
+    finally:
+        if mine and dist.is_initialized():
+            dist.destroy_process_group()
