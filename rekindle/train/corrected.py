@@ -9,16 +9,19 @@ from rekindle.core.aggregate import SamplerWeighted
 from rekindle.core.method import PolicyGradient
 from rekindle.core.stages import Stages
 from rekindle.errors import InputError
+from rekindle.train.footprint import adapter_rank
 from rekindle.train.settings import Gives, RunConfig, parts
 
 
 def corrected(config: RunConfig, record: Any) -> tuple[Any, list[str]]:
     """The record with truncated importance sampling where the sampler has weights of its own, and a note that says so.
 
-    `vllm.correct=false` leaves the record as it is, as does an aggregate that corrects already.
+    `vllm.correct=false` leaves the record as it is, as does an aggregate that corrects already. The ratio is pi_old /
+    pi_sampled: the training code's own score at the weights that are about to be updated, over the sampler's number
+    under the weights that it had (decoupled PPO, arXiv 2110.00641, where those are older).
     """
-    if config.rollout.sampler == "local" or not config.vllm.correct:
-        return record, []
+    if same_numbers(config) or not config.vllm.correct:
+        return record, _stale(config)
     for part in parts(record):
         if isinstance(part, Gives) and set(part.gives) & set(SamplerWeighted.refuses):
             raise InputError(
@@ -26,8 +29,21 @@ def corrected(config: RunConfig, record: Any) -> tuple[Any, list[str]]:
                 "set vllm.correct=false, or --sampler local"
             )
     if isinstance(record, Stages):
-        return replace(record, methods=tuple(_weighted(method) for method in record.methods)), _note(record.methods)
-    return _weighted(record), _note((record,))
+        notes = _note(config, record.methods) + _stale(config)
+        return replace(record, methods=tuple(_weighted(method) for method in record.methods)), notes
+    return _weighted(record), _note(config, (record,)) + _stale(config)
+
+
+def same_numbers(config: RunConfig) -> bool:
+    """Whether samples come from the very numbers that are trained: nothing to compare and nothing to correct.
+
+    True of the local sampler, and of a fleet of them that draws within the step. An adapter is merged on its way to a
+    fleet, which rounds.
+    """
+    if config.rollout.sampler == "ray":
+        adapter = config.lora.rank or adapter_rank(config.model)
+        return config.ray.engine == "local" and config.ray.staleness == 0 and not adapter
+    return config.rollout.sampler == "local"
 
 
 def _weighted(method: PolicyGradient) -> PolicyGradient:
@@ -36,13 +52,24 @@ def _weighted(method: PolicyGradient) -> PolicyGradient:
     return method.replace(aggregate=SamplerWeighted(inner=method.aggregate, level="token", cap=2.0))
 
 
-def _note(methods: tuple[PolicyGradient, ...]) -> list[str]:
+def _note(config: RunConfig, methods: tuple[PolicyGradient, ...]) -> list[str]:
     inner = [type(m.aggregate).__name__ for m in methods if not isinstance(m.aggregate, SamplerWeighted)]
     if not inner:
         return []
     return [
-        f"rollout.sampler=vllm puts truncated importance sampling around the aggregate ({inner[0]}): tokens weigh "
+        f"rollout.sampler={config.rollout.sampler} puts truncated importance sampling around the aggregate "
+        f"({inner[0]}): tokens weigh "
         "min(pi_old / pi_sampled, 2); vllm.correct=false leaves it out"
+    ]
+
+
+def _stale(config: RunConfig) -> list[str]:
+    count = config.ray.staleness
+    if config.rollout.sampler != "ray" or not count:
+        return []
+    return [
+        f"responses are drawn up to {count} steps ahead (ray.staleness={count}); what is under way at a checkpoint is "
+        "drawn again on --resume, by the checkpoint's weights, so a resumed run is not the same bit for bit"
     ]
 
 

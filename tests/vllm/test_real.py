@@ -18,6 +18,7 @@ from rekindle.api import train
 from rekindle.core.random import pack_key
 from rekindle.errors import GuardStop, InputError
 from rekindle.tokens.loader import load_model
+from rekindle.tokens.lora import plain_weights
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.engine import About, Ask, Got, How
 from rekindle.tokens.sampling.fingerprints import Prints
@@ -166,6 +167,22 @@ def test_ten_steps_of_evol_rl(engine: VllmEngine, monkeypatch: pytest.MonkeyPatc
     trained, start = load_model(str(root / "final")), load_model("embedded")
     moved = [not torch.equal(a, b) for a, b in zip(trained.model.parameters(), start.model.parameters(), strict=True)]
     assert all(moved)
+
+
+def test_an_adapter_is_pushed_as_merged_weights(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(samplers, "make_engine", lambda *_: Faulty(engine))
+    options = {"rollout.sampler": "vllm", "lora.rank": 4, "descent.lr": 2e-3, "evaluate.baseline": False}
+    root = train("evol_rl", steps=3, out=tmp_path / "run", options=options)
+    steps = [event for event in read_events(root / "events.jsonl") if event["kind"] == "step"]
+    assert len(steps) == 3
+    for event in steps:
+        assert event["sampler/tensors"] == 36 and event["sampler/probe_max"] < 1e-3, "every push is checked"
+        assert event["sampler/gap"] < 1e-5 and event["sampler/capped"] == 0
+    trained, start = plain_weights(load_model(str(root / "final")).model), load_model("embedded").model.state_dict()
+    far = max(float((trained[name] - value).abs().max()) for name, value in start.items())
+    assert trained.keys() == start.keys() and far > 1e-3, "the base that vLLM began with would have been caught"
 
 
 def test_a_model_that_vllm_refuses(tmp_path: Path) -> None:

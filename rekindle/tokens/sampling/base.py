@@ -72,13 +72,16 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Sampler(Samples, Protocol):
-    """What samples for a run whose weights move.
+    """What samples for a run whose weights move."""
 
-    apart: None where it draws with the model that trains; else how far the mean of its tokens' log-probs may lie from
-    the model's, in nats.
-    """
+    @property
+    def apart(self) -> float | None:
+        """How far the mean of its tokens' log-probs may lie from the model's, in nats.
 
-    apart: float | None
+        None where its numbers are the model's own, so that nothing needs to be compared; infinite where it samples by
+        older weights, so that a gap is expected.
+        """
+        ...
 
     def push(self) -> Metrics:
         """Bring the sampler to the weights that the model has now, and prove it.
@@ -93,4 +96,13 @@ class Sampler(Samples, Protocol):
 
     def close(self) -> None:
         """Let go of everything that the sampler holds."""
+        ...
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """A sampler of which some numbers depend on the clock: who drew what, who died."""
+
+    def clocked(self) -> dict[str, float]:
+        """These numbers since the last time; they go where a step's seconds go."""
         ...

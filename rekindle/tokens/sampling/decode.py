@@ -193,15 +193,9 @@ class Decoder:
     def _agrees(self, plain: bool) -> bool:
         """Whether two prompts of different length, repeated, then cut to some rows, decode as whole sequences do."""
         tokens = [(7 * i + 3) % self.parts.vocabulary for i in range(9)]
-        live, hidden = self.start([tuple(tokens[:6]), tuple(tokens[1:4])], 2, 3, plain, ragged=False)
-        ends = [hidden[[0, 2]]]
-        live.alive[[1, 3]] = False
         try:
-            for step in range(2):
-                token = torch.tensor([tokens[6 + step], tokens[4 + step]], device=hidden.device)
-                token = live.drop(token.repeat_interleave(2), 2, 0.0) if step == 0 else token
-                ends.append(self.forward(live, token))
-        except Unreached:
+            ends = self._probed(tokens, plain)
+        except (Unreached, TypeError, ValueError, RuntimeError):  # of a model that takes another kind of cache
             return False
         for step, end in enumerate(ends):
             for row, sequence in zip(end, (tokens[: 6 + step], tokens[1 : 4 + step]), strict=True):
@@ -211,6 +205,17 @@ class Decoder:
                 if not float((row - whole).abs().max()) <= (0.1 if narrow else 1e-3) * scale:
                     return False
         return True
+
+    def _probed(self, tokens: Sequence[int], plain: bool) -> list[Float[Tensor, "2 D"]]:
+        """Last hidden states of tokens[:6] and tokens[1:4], then with one and two tokens more."""
+        live, hidden = self.start([tuple(tokens[:6]), tuple(tokens[1:4])], 2, 3, plain, ragged=False)
+        ends = [hidden[[0, 2]]]
+        live.alive[[1, 3]] = False
+        for step in range(2):
+            token = torch.tensor([tokens[6 + step], tokens[4 + step]], device=hidden.device)
+            token = live.drop(token.repeat_interleave(2), 2, 0.0) if step == 0 else token
+            ends.append(self.forward(live, token))
+        return ends
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from rekindle.core.types import Metrics
 from rekindle.errors import GuardStop, InputError
 from rekindle.tokens.heads import unwrapped
 from rekindle.tokens.loader import eos_ids
+from rekindle.tokens.lora import plain_weights
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.engine import Ask, Engine, Got, How
@@ -133,8 +134,8 @@ class VllmSampler:
 
     def _weights(self) -> dict[str, Tensor]:
         kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.engine.about.dtype]
-        state = unwrapped(self.model).state_dict()
-        return {name: value.detach().to(kind) for name, value in state.items() if value.is_floating_point()}
+        weights = plain_weights(self.model)
+        return {name: value.to(kind) for name, value in weights.items() if value.is_floating_point()}
 
     @torch.no_grad()
     def _probed(self) -> Metrics:
