@@ -8,11 +8,14 @@ use those wherever a test gates at 1e-10.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     Cohere2Config,
     Cohere2ForCausalLM,
     Gemma2Config,
@@ -179,3 +182,103 @@ def tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
         eos_token="<eos>",
         clean_up_tokenization_spaces=False,
     )
+
+
+# --- whole chat models ----------------------------------------------------------------------------------------------
+
+KINDS: dict[str, dict] = {
+    "llama": {},
+    "qwen3": {"head_dim": 8, "tie_word_embeddings": True},
+    "mistral": {"sliding_window": 6},
+    "olmo2": {},
+    "gemma3_text": {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma4_text": {
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "sliding_window": 6,
+        "hidden_size_per_layer_input": 0,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "qwen3_5_text": {
+        "head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    "qwen3_moe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+}
+"""transformers' model types -> what their tiny configuration needs besides the usual sizes."""
+
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% else %}<think>{% endif %}{% endif %}"
+)
+"""A chat template that opens the answer with `<think>`, or closes that at once where thinking is off."""
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<think>", "</think>"]
+_TEXTS = ["what is one plus one?", "be brief. think, then answer.", "The sum of 12 and 30 is 42."] * 3
+
+
+def byte_bpe(template: str | None = CHAT) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as Llama 3 and Qwen have it; no pad token."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        _TEXTS,
+        trainers.BpeTrainer(vocab_size=290, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
+    return _chatting(inner, template, pad=None)
+
+
+def unigram(template: str | None = CHAT) -> PreTrainedTokenizerFast:
+    """Unigram over words that begin with a low line, as SentencePiece models are converted (Gemma, Mistral)."""
+    inner = Tokenizer(models.Unigram())
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    letters = [chr(code) for code in range(33, 127)]
+    inner.train_from_iterator(
+        _TEXTS,
+        trainers.UnigramTrainer(
+            vocab_size=200,
+            special_tokens=[*SPECIAL, "<unk>"],
+            unk_token="<unk>",
+            initial_alphabet=letters,
+            show_progress=False,
+        ),
+    )
+    return _chatting(inner, template, pad="<pad>")
+
+
+def _chatting(inner: Tokenizer, template: str | None, pad: str | None) -> PreTrainedTokenizerFast:
+    names = {"bos_token": "<s>", "eos_token": "</s>", "clean_up_tokenization_spaces": False}
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=pad, **names)
+    fast.add_special_tokens({"additional_special_tokens": SPECIAL[3:7]})
+    fast.chat_template = template
+    return fast
+
+
+def save_chat_model(
+    folder: Path, kind: str, tokens: Callable[..., PreTrainedTokenizerFast] = byte_bpe, dtype: str = "float32"
+) -> PreTrainedModel:
+    """A tiny chat model of transformers' type `kind` in `folder`, which ends its answers by `</s>` or `<|end|>`."""
+    fast = tokens()
+    sizes = _sizes(len(fast)) | {"max_position_embeddings": 128}
+    config = AutoConfig.for_model(kind, **sizes, **KINDS[kind])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config.eos_token_id = [2, 3]
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return model

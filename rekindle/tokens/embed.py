@@ -97,33 +97,40 @@ def _mix(x: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
 class PolicyStates:
     """Mean-pooled last hidden states of a frozen model over the tokens of a text, as unit rows.
 
-    model: a transformers causal LM, the start of the run; it is not changed (pass a copy of a model that trains).
+    model: a transformers causal LM, the start of the run, or the start weights inside the one that trains; it is not
+    changed (pass a copy of a model whose own weights train).
     limit: the last tokens of a text that are kept (EVOL-RL keeps 16,000). An empty text gives the zero row.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch: int = 32, limit: int = 16_000) -> None:
         # Imported here, since hashed n-grams should not wait for transformers.
         from rekindle.tokens.loader import context_length
+        from rekindle.tokens.lora import at
 
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
-        self.limit = min(limit, context_length(model) or limit)
+        with at(model) as whole:
+            self.limit = min(limit, context_length(whole) or limit)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
         """Unit rows [n hidden], float32, on the CPU."""
+        from rekindle.tokens.heads import unwrapped
+        from rekindle.tokens.lora import at
+
         ids = [self.tokenizer(text, add_special_tokens=False).input_ids[-self.limit :] for text in texts]
-        out = torch.zeros(len(texts), self.model.config.hidden_size)
         order = sorted((i for i in range(len(ids)) if ids[i]), key=lambda i: len(ids[i]))
-        for start in range(0, len(order), self.batch):
-            rows = order[start : start + self.batch]
-            out[rows] = self._pooled([ids[i] for i in rows]).cpu()
+        with at(self.model) as model:
+            inner = unwrapped(model)
+            out = torch.zeros(len(texts), inner.config.get_text_config().hidden_size)
+            for start in range(0, len(order), self.batch):
+                rows = order[start : start + self.batch]
+                out[rows] = self._pooled(inner, [ids[i] for i in rows]).cpu()
         return unit_rows(out)
 
-    def _pooled(self, ids: list[list[int]]) -> Float[Tensor, "n D"]:
-        width = max(len(row) for row in ids)
-        device = self.model.device
+    def _pooled(self, inner: Any, ids: list[list[int]]) -> Float[Tensor, "n D"]:
+        width, device = max(len(row) for row in ids), inner.device
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
         mask = torch.arange(width, device=device) < torch.tensor([[len(row)] for row in ids], device=device)
-        states = self.model.base_model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        states = inner.base_model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).last_hidden_state
         states = torch.where(mask[..., None], states.float(), 0.0)
         return states.sum(dim=1) / mask.sum(dim=1, keepdim=True)

@@ -34,10 +34,12 @@ def precise(precision: Precision, device: torch.device) -> AbstractContextManage
 
 
 @runtime_checkable
-class _Wrapper(Protocol):
+class Wrapper(Protocol):
     """What a PEFT model has."""
 
-    def get_base_model(self) -> nn.Module: ...
+    def get_base_model(self) -> nn.Module:
+        """The model under the adapters, their layers in it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class SplitLM:
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper (its LoRA layers included), or the model itself."""
-    inner = model.get_base_model() if isinstance(model, _Wrapper) else model
+    inner = model.get_base_model() if isinstance(model, Wrapper) else model
     if not isinstance(inner, PreTrainedModel):
         raise InputError(f"'{type(inner).__name__}' is no transformers model; load one with AutoModelForCausalLM")
     return inner

@@ -5,23 +5,21 @@ Loading runs no foreign code: safetensors only, `trust_remote_code=False`. It le
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
 from rekindle.errors import InputError, unknown
+from rekindle.tokens.adapters import AdapterFolder, adapter_folder, with_adapter
+from rekindle.tokens.chat import Encode, check_thinking, set_template
+from rekindle.tokens.fetching import guarded, quiet
 from rekindle.tokens.heads import refuse_dropout
-from rekindle.tokens.rollouts import Example
+from rekindle.tokens.quantized import Quantize, quantization
 
 EMBEDDED_TASKS = ("reduce", "digit_sum")
 DTYPES = {
@@ -41,48 +39,16 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Encode:
-    """Token ids of an example's prompt: by the chat template where `chat` is set or the prompt is a list of messages.
-
-    system_prompt: put before the messages unless they hold one; used with chat templates only.
-    """
-
-    tokenizer: Any
-    chat: bool
-    system_prompt: str | None = None
-
-    def __call__(self, example: Example) -> list[int]:
-        """The ids that the model is given before it samples; InputError naming the example where there are none."""
-        messages = example.meta.get("messages")
-        if self.chat or messages is not None:
-            ids = self._template(example, messages or [{"role": "user", "content": example.prompt}])
-        else:
-            ids = list(self.tokenizer(example.prompt).input_ids)
-        if not ids:
-            raise InputError(f"prompt '{example.id}': the tokenizer makes no tokens of it: change or drop the row")
-        return ids
-
-    def _template(self, example: Example, messages: list[dict[str, str]]) -> list[int]:
-        if self.tokenizer.chat_template is None:
-            raise InputError(
-                f"prompt '{example.id}' is a list of messages, but the tokenizer has no chat template: "
-                "write the prompt as a text or choose a chat model"
-            )
-        if self.system_prompt is not None and all(message["role"] != "system" for message in messages):
-            messages = [{"role": "system", "content": self.system_prompt}, *messages]
-        try:
-            return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
-        except Exception as error:  # a template is a program of the model's author and may raise anything
-            raise InputError(f"prompt '{example.id}': the chat template refuses it ({_line(error)})") from None
-
-
-@dataclass(frozen=True)
 class Loaded:
-    """A causal LM (evaluation mode, on its device), its tokenizer and its prompt encoder."""
+    """A causal LM (evaluation mode, on its device), its tokenizer and its prompt encoder.
+
+    adapter: whether the model came with an adapter, which it is wrapped in.
+    """
 
     model: Any
     tokenizer: Any
     encode: Encode
+    adapter: bool = False
 
 
 def load_model(
@@ -92,20 +58,34 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     system_prompt: str | None = None,
+    chat_template: str | None = None,
+    thinking: bool | None = None,
+    quantize: Quantize = "none",
 ) -> Loaded:
-    """Load 'embedded' (the packaged model of `task_name`), a local folder or a hub id; InputError with the remedy."""
+    """Load 'embedded' (the packaged model of `task_name`), a local folder or a hub id; InputError with the remedy.
+
+    A folder or id of a LoRA adapter gives its base with the adapter in it. chat_template: a file with the template to
+    use instead of the tokenizer's. thinking: what the template is told. quantize: the base in 8 or 4 bits.
+    """
     kind, place = _dtype(dtype), resolve_device(device)
-    source = _source(spec, task_name)
     with quiet(), torch.random.fork_rng(devices=[]):
-        tokenizer = _guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-        model = _model(spec, source, kind)
-    _check_dropout(spec, model)
+        adapter = _adapter(spec)
+        if adapter is None:
+            source = _source(spec, task_name, whole=True)
+            model = _model(spec, source, kind, place, quantize)
+        else:
+            source, model = _base(adapter, kind, place, quantize)
+        tokenizer = guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise InputError(f"model '{spec}': the tokenizer has more tokens ({len(tokenizer)}) than the model: match them")
     if not eos_ids(model, tokenizer):
         raise InputError(f"model '{spec}': no end-of-text token: set 'eos_token' in tokenizer_config.json")
     chat = tokenizer.chat_template is not None and task_name not in EMBEDDED_TASKS
-    return Loaded(model.to(place), tokenizer, Encode(tokenizer, chat, system_prompt))
+    if chat_template is not None:
+        chat = True
+        set_template(tokenizer, chat_template)
+    check_thinking(spec, tokenizer, thinking, chat)
+    return Loaded(model, tokenizer, Encode(tokenizer, chat, system_prompt, thinking), adapter is not None)
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -152,33 +132,59 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _source(spec: str, task_name: str | None) -> str:
+def _adapter(spec: str) -> AdapterFolder | None:
+    there = Path(spec).expanduser().exists() or _HUB_ID.fullmatch(spec)
+    return guarded(spec, lambda: adapter_folder(spec)) if there and spec != "embedded" else None
+
+
+def _source(spec: str, task_name: str | None, whole: bool) -> str:
+    """What transformers loads: an absolute folder, or a hub id. whole: the tokenizer must lie there too."""
     if spec == "embedded":
         name = task_name if task_name in EMBEDDED_TASKS else "reduce"
         folder = Path(str(importlib.resources.files("rekindle"))) / "assets" / name
         if not folder.is_dir():
             raise InputError(f"no embedded model for '{name}': train one by `rekindle warm --task {name} --out DIR`")
-        return str(_checked_folder(spec, folder))
+        return str(_checked_folder(spec, folder, whole))
     folder = Path(spec).expanduser()
     if folder.exists():
-        return str(_checked_folder(spec, folder))
+        return str(_checked_folder(spec, folder, whole).absolute())
     if not _HUB_ID.fullmatch(spec):
         raise InputError(f"model '{spec}': no such folder: give a model folder, a hub id (owner/name) or 'embedded'")
     return spec
 
 
-def _checked_folder(spec: str, folder: Path) -> Path:
+def _checked_folder(spec: str, folder: Path, whole: bool) -> Path:
     if not folder.is_dir():
         raise InputError(f"model '{spec}': a file, not a folder: name the folder that holds config.json")
     if not (folder / "config.json").is_file():
         raise InputError(f"model '{spec}': no config.json in the folder: name a folder written by save_pretrained")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if whole and not _has_tokenizer(folder):
         raise InputError(f"model '{spec}': no tokenizer in the folder: save it there by tokenizer.save_pretrained")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for end in ("bin", "pt", "pth") for path in folder.glob(f"*.{end}"))
-        found = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no weights in the folder"
+    if any(folder.glob("*.safetensors")):
+        return folder
+    pickled = sorted(path.name for end in ("bin", "pt", "pth") for path in folder.glob(f"*.{end}"))
+    if pickled:
+        found = f"only pickled weights ({pickled[0]}), which can run code"
         raise InputError(f"model '{spec}': {found}: convert them to model.safetensors (save_pretrained does)")
-    return folder
+    raise InputError(
+        f"model '{spec}': a configuration, but no weights in the folder: copy or download model.safetensors (all its "
+        "parts) into it"
+    )
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def _base(adapter: AdapterFolder, dtype: torch.dtype, place: torch.device, quantize: Quantize) -> tuple[str, Any]:
+    """Where the tokenizer is (with the adapter, where it brought one), and the base with the adapter in it."""
+    own = _has_tokenizer(adapter.folder)
+    try:
+        source = _source(adapter.base, None, whole=not own)
+        model = _model(adapter.base, source, dtype, place, quantize)
+    except InputError as error:
+        raise InputError(f"adapter '{adapter.spec}' lacks its base: {error}") from None
+    return str(adapter.folder) if own else source, guarded(adapter.spec, lambda: with_adapter(model, adapter))
 
 
 def _check_dropout(spec: str, model: Any) -> None:
@@ -188,11 +194,18 @@ def _check_dropout(spec: str, model: Any) -> None:
         raise InputError(f"model '{spec}': {error} in its config.json") from None
 
 
-def _model(spec: str, source: str, dtype: torch.dtype) -> Any:
-    model, report = _guarded(
+def _model(spec: str, source: str, dtype: torch.dtype, place: torch.device, quantize: Quantize) -> Any:
+    narrow = quantization(quantize, place, dtype)
+    model, report = guarded(
         spec,
         lambda: AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            quantization_config=narrow,
+            device_map=None if narrow is None else {"": place},
         ),
     )
     missing = sorted(report["missing_keys"])
@@ -201,35 +214,5 @@ def _model(spec: str, source: str, dtype: torch.dtype) -> Any:
             f"model '{spec}': the weights lack {len(missing)} tensors ({missing[0]}, ...), which would be random: "
             "save the whole causal LM again"
         )
-    return model.eval()
-
-
-def _guarded(spec: str, load: Any) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        known = "" if spec == "embedded" or Path(spec).expanduser().exists() else " is no folder here and, as a hub id,"
-        raise InputError(f"model '{spec}'{known} cannot be loaded ({_line(error)}): check its name and files") from None
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep progress bars, reports and retries off the terminal; what they warn of is checked or raised here."""
-    verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hub = hub_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub)
-        if bar:
-            hf_logging.enable_progress_bar()
+    _check_dropout(spec, model)
+    return model.eval() if narrow is not None else model.eval().to(place)

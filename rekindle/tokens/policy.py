@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
 from rekindle.errors import InputError
 from rekindle.tokens.heads import Precision, SplitLM, precise, refuse_dropout, split
+from rekindle.tokens.lora import Weights, at
 from rekindle.tokens.packed import can_pack, packed_hidden, padded_hidden
 from rekindle.tokens.packing import Packing, distinct, pack
 from rekindle.tokens.rollouts import PromptRows
@@ -62,8 +63,11 @@ class LMPolicy:
         with precise(self.precision, self.parts.device):
             hidden = self._hidden(self.model, packing)
             logp, entropy = self._scores(hidden, packing.action)
-        extra = {name: _scatter(batch, head(hidden)[:, 0]) for name, head in self.heads.items()}
+        extra = {name: _scatter(batch, values) for name, values in self._values(hidden).items()}
         return Now(logp=_scatter(batch, logp), entropy=_scatter(batch, entropy), extra=extra)
+
+    def _values(self, hidden: Float[Tensor, "M D"]) -> dict[str, Float[Tensor, " M"]]:
+        return {name: head(hidden.to(next(head.parameters()).dtype))[:, 0] for name, head in self.heads.items()}
 
     def _pack(self, batch: Batch) -> Packing:
         return pack(prompts_of(batch), batch.action, batch.mask, self.parts.device, whole=not self.packs)
@@ -83,15 +87,15 @@ class LMPolicy:
 
     @torch.no_grad()
     def columns(
-        self, batch: Batch, needs: Sequence[Need], references: Mapping[str, nn.Module], micro_batch: int = 32
+        self, batch: Batch, needs: Sequence[Need], references: Mapping[str, Weights], micro_batch: int = 32
     ) -> dict[str, Tensor]:
         """One scoring pass without gradient per model that `needs` name: column name -> values [B T], 0 off the mask.
 
         A need per row gives its mean over the row's actions, [B] or [B K].
 
-        "policy" is this model; `references` are models of the same architecture on its device. `micro_batch` rows go
-        together, those of a prompt side by side. The columns lie on the batch's device. Raises `InputError` on a
-        pass that nobody provides.
+        "policy" is this model; `references` are models of the same architecture on its device, or the start weights
+        inside this one. `micro_batch` rows go together, those of a prompt side by side. The columns lie on the batch's
+        device. Raises `InputError` on a pass that nobody provides.
         """
         if not needs:
             return {}
@@ -107,7 +111,7 @@ class LMPolicy:
         back = torch.argsort(order).to(batch.mask.device)
         return {name: torch.cat(values)[back] for name, values in pieces.items()}
 
-    def _passes(self, needs: Sequence[Need], references: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    def _passes(self, needs: Sequence[Need], references: Mapping[str, Weights]) -> dict[str, Weights]:
         wanted = sorted({name for need in needs for name in need.passes})
         missing = [name for name in wanted if name != "policy" and name not in references]
         if missing:
@@ -115,12 +119,14 @@ class LMPolicy:
             raise InputError(f"no model for the scoring pass '{missing[0]}' (there: {there}); load it or drop the part")
         return {name: self.model if name == "policy" else references[name] for name in wanted}
 
-    def _score_needs(self, batch: Batch, needs: Sequence[Need], models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        packing, parts = self._pack(batch), {name: split(m, probe=False) for name, m in models.items()}
-        hidden = {name: self._hidden(model, packing) for name, model in models.items()}
+    def _score_needs(self, batch: Batch, needs: Sequence[Need], models: Mapping[str, Weights]) -> dict[str, Tensor]:
+        packing, hidden = self._pack(batch), {}
+        for name, weights in models.items():
+            with at(weights) as model:
+                hidden[name] = self._hidden(model, packing)
         pieces: dict[str, list[Tensor]] = {need.name: [] for need in needs}
         for part in slices(len(packing.action), self._chunk(len(packing.action))):
-            seen = self._seen(parts, {name: states[part] for name, states in hidden.items()}, packing.action[part])
+            seen = self._seen(models, {name: states[part] for name, states in hidden.items()}, packing.action[part])
             for need in needs:
                 pieces[need.name].append(need.compute(seen))
         joined = {name: torch.cat(values) for name, values in pieces.items()}
@@ -130,15 +136,16 @@ class LMPolicy:
     def _chunk(self, tokens: int) -> int:
         return chunk_of(self.parts.vocabulary, tokens) if self.chunk is None else self.chunk
 
-    def _seen(self, models: Mapping[str, SplitLM], hidden: Mapping[str, Tensor], action: Tensor) -> Seen:
-        weights = {name: parts.head.weight for name, parts in models.items()}
-        return Seen(
-            logits={name: models[name].logits(hidden[name]) / self.temperature for name in models},
-            hidden=hidden,
-            weight={name: weight for name, weight in weights.items() if isinstance(weight, Tensor)},
-            values={name: head(hidden["policy"])[:, 0] for name, head in self.heads.items() if "policy" in hidden},
-            action=action,
-        )
+    def _seen(self, models: Mapping[str, Weights], hidden: Mapping[str, Tensor], action: Tensor) -> Seen:
+        logits, matrix = {}, {}
+        for name, weights in models.items():
+            with at(weights) as model:
+                parts = split(model, probe=False)
+                logits[name] = parts.logits(hidden[name]) / self.temperature
+                assert isinstance(parts.head.weight, Tensor)
+                matrix[name] = parts.head.weight
+        values = self._values(hidden["policy"]) if "policy" in hidden else {}
+        return Seen(logits=logits, hidden=hidden, weight=matrix, values=values, action=action)
 
     def _recomputed(self, hidden: Float[Tensor, "N D"], action: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from rekindle.tokens.heads import unwrapped
+from rekindle.tokens.lora import TRAINED, adapted_layers
 from rekindle.train.find import find_method
 from rekindle.train.run import Run
 from rekindle.train.runfile import versions
 
 TEMPLATE = """---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-generation
-tags: [reinforcement-learning, rekindle]
----
+tags: [{tags}]
+{base}---
 # {name}
 
-Trained with [Rekindle]: method `{method}`{title}, {steps} steps, seed {seed}, from `{model}` on `{source}`.
+Trained with [Rekindle]: method `{method}`{title}, {steps} steps, seed {seed}, from `{model}` on `{source}`{how}.
 The run's whole configuration is in `run.toml` and its record in `events.jsonl` of the run folder.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+{code}
 ```
 
 Versions: {versions}.
@@ -30,19 +30,43 @@ Versions: {versions}.
 [Rekindle]: reinforcement learning of language models that keeps exploring
 """
 
+PLAIN = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
-def write_model_card(run: Run, folder: Path, name: str) -> None:
-    """Write README.md into `folder`, for the model that will be known as `name`."""
-    config = run.resolved.config
+model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+
+ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+
+
+def write_model_card(run: Run, folder: Path, name: str, merged: bool = False) -> None:
+    """Write README.md into `folder`, for the model that will be known as `name`; merged: no adapter, a whole model."""
+    config, base = run.resolved.config, str(unwrapped(run.loaded.model).name_or_path)
+    adapter = bool(adapted_layers(run.loaded.model)) and not merged
     card = find_method(config.method).card
     text = TEMPLATE.format(
         name=name,
+        library="peft" if adapter else "transformers",
+        tags="reinforcement-learning, rekindle, lora" if adapter else "reinforcement-learning, rekindle",
+        base=f"base_model: {base}\n" if adapter and not Path(base).exists() else "",  # only a hub id may stand there
         method=config.method,
         title=f" ({card.title}, {card.year})" if card else "",
         steps=config.steps,
         seed=config.seed,
         model=config.model,
         source=config.task or Path(str(config.data)).name,
+        how=_how(run.loaded.model, merged),
+        code=(ADAPTER if adapter else PLAIN).format(name=name, base=base),
         versions=", ".join(f"{name} {version}" for name, version in versions().items()),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _how(model: Any, merged: bool) -> str:
+    if not adapted_layers(model):
+        return ""
+    rank = model.peft_config[TRAINED].r
+    return f", as a LoRA adapter of rank {rank}{' that is merged in' if merged else ''}"

@@ -1,5 +1,7 @@
 """Checkpoints: a plain Hugging Face folder, plus `state/` with the optimiser in safetensors and the rest in JSON.
 
+Of a run with an adapter, that folder is the adapter's, and `state/` has the adapter that the run began with.
+
 A checkpoint is written beside its place and renamed, so that a killed run never leaves half of one.
 """
 
@@ -17,22 +19,43 @@ from torch import Tensor
 
 from rekindle.errors import InputError
 from rekindle.tokens.loader import quiet
+from rekindle.tokens.lora import (
+    START,
+    WEIGHTS,
+    adapted_layers,
+    adapter_state,
+    load_adapter_state,
+    save_adapter,
+    save_merged,
+)
 from rekindle.train.run import Run
+from rekindle.train.shard import gathered, like
 
 STATE = "state"
 PREFIX = "step-"
 
 
 def save_checkpoint(run: Run, folder: Path, keep: int) -> Path:
-    """Write `folder/step-NNNNNN` for the steps done so far; older ones beyond the last `keep` are removed."""
-    place = folder / f"{PREFIX}{run.step_index:06d}"
+    """Write `folder/step-NNNNNN` for the steps done so far; older ones beyond the last `keep` are removed.
+
+    All ranks call it, for weights may lie in shares; the first writes what one rank would have written.
+    """
+    place, leads = folder / f"{PREFIX}{run.step_index:06d}", run.ranks.index == 0
+    if run.copy is not None:
+        run.copy.refresh()
+    moments = gathered(optimizer_tensors(run).items(), leads)
+    heads = gathered(run.policy.heads.state_dict().items(), leads)
+    if not leads:
+        return place
     partial = folder / f".{place.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     save_model(run, partial)
     (partial / STATE).mkdir()
-    save_file(optimizer_tensors(run), partial / STATE / "optimizer.safetensors")
-    if run.policy.heads:
-        save_file(run.policy.heads.state_dict(), partial / STATE / "heads.safetensors")
+    save_file(moments, partial / STATE / "optimizer.safetensors")
+    if heads:
+        save_file(heads, partial / STATE / "heads.safetensors")
+    if has_start(run.loaded.model):
+        save_file(adapter_state(run.loaded.model, START), partial / STATE / "start.safetensors")
     state = {"step": run.step_index, "memory": run.memory, "record_hash": run.resolved.record_hash}
     (partial / STATE / "run.json").write_text(json.dumps(state, indent=2) + "\n")
     publish(partial, place)
@@ -51,12 +74,26 @@ def publish(partial: Path, place: Path) -> None:
     partial.rename(place)
 
 
-def save_model(run: Run, folder: Path) -> None:
-    """Weights, configuration and tokenizer as transformers loads them."""
+def save_model(run: Run, folder: Path, merged: bool = False) -> None:
+    """Weights, configuration and tokenizer as transformers loads them; of a run with an adapter, as PEFT does.
+
+    merged: the whole model with the adapter in its weights.
+    """
     folder.mkdir(parents=True)
+    model: Any = run.loaded.model if run.copy is None else run.copy.model
     with quiet():
-        run.loaded.model.save_pretrained(folder)
+        if merged:
+            save_merged(model, folder)
+        elif adapted_layers(model):
+            save_adapter(model, folder)
+        else:
+            model.save_pretrained(folder)
         run.loaded.tokenizer.save_pretrained(folder)
+
+
+def has_start(model: Any) -> bool:
+    """Whether the model holds the adapter that its run began with, beside the one that trains."""
+    return bool(adapted_layers(model)) and START in model.peft_config
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -78,20 +115,32 @@ def load_checkpoint(run: Run, place: Path) -> None:
     if state["record_hash"] != run.resolved.record_hash:
         raise InputError(f"{place} was written by another method record; resume with the method and options of its run")
     load_weights(run.loaded.model, place)
+    if has_start(run.loaded.model):
+        file = place / STATE / "start.safetensors"
+        load_adapter_state(run.loaded.model, load_file(file), str(file), START)
     tensors = load_file(place / STATE / "optimizer.safetensors")
     for name, parameter in run.trainable():
         mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         if mine:
             # Fused AdamW reads its step count on the device too.
-            run.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in mine.items()}
+            run.optimizer.state[parameter] = {k: like(v, parameter) for k, v in mine.items()}
     run.step_index = int(state["step"])
     run.memory = dict(state["memory"])
     if run.policy.heads:
-        run.policy.heads.load_state_dict(load_file(place / STATE / "heads.safetensors"))
+        saved, own = load_file(place / STATE / "heads.safetensors"), run.policy.heads.state_dict()
+        run.policy.heads.load_state_dict({name: like(value, own[name]) for name, value in saved.items()})
 
 
 def load_weights(model: torch.nn.Module, place: Path) -> None:
-    """The weights in `place` into `model`, bit for bit; tied weights follow the tensor that was saved."""
+    """The weights in `place` into `model`, bit for bit; tied weights follow the tensor that was saved.
+
+    Of a model with an adapter, the adapter's.
+    """
+    if adapted_layers(model):
+        if not (place / WEIGHTS).is_file():
+            raise InputError(f"{place} holds no adapter ({WEIGHTS}): it is not a checkpoint of this run")
+        load_adapter_state(model, load_file(place / WEIGHTS), str(place))
+        return
     saved: dict[str, Tensor] = {}
     for file in sorted(place.glob("model*.safetensors")):
         saved |= load_file(file)
@@ -102,4 +151,4 @@ def load_weights(model: torch.nn.Module, place: Path) -> None:
             raise InputError(f"{place} lacks the weights '{missing[0]}': it is not a checkpoint of this model")
         for name, value in saved.items():
             if name in own:
-                own[name].copy_(value)
+                own[name].copy_(like(value, own[name]))

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
@@ -221,6 +231,42 @@ def test_unknown_dtype_and_device(saved: Path) -> None:
     assert "device 'mps' has no float64" in refusal(saved, device="mps")
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in ("cpu", "cuda")
+
+
+def answer(status: int) -> Any:
+    return SimpleNamespace(status_code=status, headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            GatedRepoError("no", response=answer(403)),
+            r"is gated: accept its licence at .*/o/m, then log in by `hf auth",
+        ),
+        (RepositoryNotFoundError("no", response=answer(404)), r"not on the hub: check the name, or log in by `hf auth"),
+        (LocalEntryNotFoundError("no"), "without the network, since it is not in the cache: go online once, or give a"),
+        (OfflineModeIsEnabled("no"), "without the network, since it is not in the cache"),
+        (HfHubHTTPError("busy", response=answer(503)), r"cannot be fetched from the hub \(busy.*: try again later"),
+        (OSError("odd"), r"is no folder here and, as a hub id, cannot be loaded \(odd\): check its name and files"),
+    ],
+)
+def test_what_the_hub_says_becomes_a_remedy(monkeypatch: pytest.MonkeyPatch, error: Exception, told: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rekindle.tokens.adapters.find_adapter_config_file", fail)
+    message = refusal("o/m")
+    assert message.startswith("model 'o/m' ") and re.search(told, message)
+
+
+def test_what_lies_under_the_hubs_answer_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("You are trying to access a gated repo") from GatedRepoError("no", response=answer(401))
+
+    monkeypatch.setattr("rekindle.tokens.adapters.find_adapter_config_file", lambda spec: None)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    assert "is gated" in refusal("o/m")
 
 
 def test_a_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -508,28 +508,32 @@ def test_bad_prompts_are_refused():
 
 
 def test_states_that_cannot_drop_rows_are_refused():
-    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+    from transformers import DeepseekV32Config, DeepseekV32ForCausalLM
 
-    config = Qwen3NextConfig(
+    config = DeepseekV32Config(
         vocab_size=24,
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        linear_num_key_heads=1,
-        linear_num_value_heads=1,
-        linear_key_head_dim=8,
-        linear_value_head_dim=8,
-        num_experts=2,
+        num_key_value_heads=2,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=4,
+        n_routed_experts=2,
         num_experts_per_tok=1,
+        n_group=1,
+        topk_group=1,
         moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
-        layer_types=["linear_attention", "full_attention"],
+        first_k_dense_replace=1,
+        index_topk=4,
+        index_head_dim=8,
+        index_n_heads=2,
     )
-    with pytest.raises(InputError, match="Qwen3NextForCausalLM"):
-        LocalSampler(Qwen3NextForCausalLM(config), tokenizer())
+    with pytest.raises(InputError, match="DeepseekV32ForCausalLM"):
+        LocalSampler(DeepseekV32ForCausalLM(config), tokenizer())
 
 
 def test_models_that_decode_otherwise_than_they_score_are_refused():

@@ -1,0 +1,86 @@
+"""Adapter folders (LoRA, as PEFT saves them): their base model, and what of them can be loaded and trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from rekindle.errors import InputError
+from rekindle.tokens.lora import CONFIG, WEIGHTS, load_adapter_state, need_peft, wrap
+
+_WANTED = ("adapter_*", "*.json", "*.jinja", "tokenizer*", "*.model", "vocab*", "merges*")
+# Options of PEFT that change more than the products of linear layers, or the base itself, so that neither switching
+# the adapter off nor merging it by a sum would be right: option -> the values that say it is not used.
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "use_dora": (False,),
+    "lora_bias": (False,),
+    "use_qalora": (False,),
+    "init_lora_weights": (True, False, "gaussian"),
+}
+_EMPTY = ("modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config")
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """An adapter on disk. base: the folder or hub id of the model that it was trained on."""
+
+    spec: str
+    folder: Path
+    base: str
+
+
+def adapter_folder(spec: str) -> AdapterFolder | None:
+    """The adapter in the folder `spec`, or in the hub's repository of that id; None where it is a whole model."""
+    folder = Path(spec).expanduser()
+    if not folder.exists():
+        if find_adapter_config_file(spec) is None:
+            return None
+        folder = Path(snapshot_download(spec, allow_patterns=list(_WANTED), ignore_patterns=["*.bin"]))
+    if not (folder / CONFIG).is_file():
+        return None
+    if not (folder / WEIGHTS).is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        found = "only a pickled adapter_model.bin, which can run code" if pickled else f"no {WEIGHTS} in the folder"
+        raise InputError(f"adapter '{spec}': {found}: save it again with safe_serialization=True")
+    base = _read(spec, folder).get("base_model_name_or_path")
+    if not base:
+        raise InputError(f"adapter '{spec}': no base_model_name_or_path in {CONFIG}: write its base model there")
+    return AdapterFolder(spec, folder, str(base))
+
+
+def _read(spec: str, folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"adapter '{spec}': its {CONFIG} is no JSON object ({error}): save it again") from None
+
+
+def with_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
+    """`model` frozen, with the adapter in it, which can train. Its dropout is off: it only ever acted in training."""
+    said = _read(adapter.spec, adapter.folder)
+    _refuse_unusual(adapter.spec, said)
+    config = need_peft().LoraConfig.from_pretrained(str(adapter.folder))
+    config.inference_mode, config.lora_dropout, config.base_model_name_or_path = False, 0.0, model.name_or_path
+    wrapped = wrap(model, config, seed=0)
+    load_adapter_state(wrapped, load_file(adapter.folder / WEIGHTS), f"adapter '{adapter.spec}'")
+    return wrapped
+
+
+def _refuse_unusual(spec: str, said: Mapping[str, Any]) -> None:
+    remedy = "merge it into its base (merge_and_unload of peft, then save_pretrained) and give that folder"
+    if said.get("peft_type") != "LORA":
+        raise InputError(f"adapter '{spec}' is of the kind {said.get('peft_type')}, not LORA: {remedy}")
+    usual = {name: value for name, (value, *_) in _PLAIN.items()}
+    odd = [name for name, fine in _PLAIN.items() if said.get(name, usual[name]) not in fine]
+    odd += [name for name in _EMPTY if said.get(name)]
+    if odd:
+        raise InputError(f"adapter '{spec}' uses {odd[0]}={said[odd[0]]}, which is more than plain LoRA: {remedy}")

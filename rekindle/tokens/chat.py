@@ -1,0 +1,93 @@
+"""Prompts as token ids: plain texts, or lists of messages through a chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+
+from rekindle.errors import InputError
+from rekindle.tokens.rollouts import Example
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Token ids of an example's prompt: by the chat template where `chat` is set or the prompt is a list of messages.
+
+    system_prompt: put before the messages unless they hold one; used with chat templates only. thinking: what the
+    template is told of `enable_thinking`, None for nothing. The template opens the answer (with `<think>` where that is
+    its way), or leaves the last message open where that is the assistant's own.
+    """
+
+    tokenizer: Any
+    chat: bool
+    system_prompt: str | None = None
+    thinking: bool | None = None
+
+    def __call__(self, example: Example) -> list[int]:
+        """The ids that the model is given before it samples; InputError naming the example where there are none."""
+        messages = example.meta.get("messages")
+        if self.chat or messages is not None:
+            ids = self._template(example, messages or [{"role": "user", "content": example.prompt}])
+        else:
+            ids = list(self.tokenizer(example.prompt).input_ids)
+        if not ids:
+            raise InputError(f"prompt '{example.id}': the tokenizer makes no tokens of it: change or drop the row")
+        return ids
+
+    def _template(self, example: Example, messages: list[dict[str, str]]) -> list[int]:
+        if self.tokenizer.chat_template is None:
+            raise InputError(
+                f"prompt '{example.id}' is a list of messages, but the tokenizer has no chat template: "
+                "write the prompt as a text, choose a chat model, or give chat_template=FILE"
+            )
+        if self.system_prompt is not None and all(message["role"] != "system" for message in messages):
+            messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        told = {} if self.thinking is None else {"enable_thinking": self.thinking}
+        begun = messages[-1]["role"] == "assistant"
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=not begun, continue_final_message=begun, return_dict=False, **told
+            )
+        except Exception as error:  # a template is a program of the model's author and may raise anything
+            raise InputError(f"prompt '{example.id}': the chat template refuses it ({first_line(error)})") from None
+        return list(ids)
+
+
+def set_template(tokenizer: Any, file: str) -> None:
+    """Give `tokenizer` the chat template in `file`; InputError where it cannot be read or is no template."""
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"chat_template '{file}' cannot be read ({first_line(error)}): name a Jinja file") from None
+    if not text.strip():
+        raise InputError(f"chat_template '{file}' is empty: name a file that holds a Jinja template")
+    tokenizer.chat_template = text
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], add_generation_prompt=True)
+    except TemplateSyntaxError as error:
+        raise InputError(f"chat_template '{file}', line {error.lineno}: {error.message}: mend the template") from None
+    except Exception:  # a sound template may refuse this one message; each prompt of the data is tried later
+        return
+
+
+def check_thinking(spec: str, tokenizer: Any, thinking: bool | None, chat: bool) -> None:
+    """InputError where the user sets `thinking` and the template, or the lack of one, would ignore it."""
+    if thinking is None:
+        return
+    if not chat:
+        raise InputError(f"model '{spec}': thinking={thinking} goes to a chat template, and none is used: leave it out")
+    if "enable_thinking" not in tokenizer.get_chat_template():
+        raise InputError(
+            f"model '{spec}': its chat template does not know enable_thinking, so thinking={thinking} would do "
+            "nothing: leave it out, or give a template that does (chat_template=FILE)"
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut to 200 characters."""
+    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

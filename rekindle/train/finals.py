@@ -1,0 +1,68 @@
+"""What a finished run leaves besides its adapter, and models taken out of run folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rekindle.errors import InputError
+from rekindle.tokens.fetching import quiet
+from rekindle.tokens.loader import DTYPES, load_model
+from rekindle.tokens.lora import CONFIG, adapted_layers, save_merged
+from rekindle.train.card import write_model_card
+from rekindle.train.checkpoint import STATE, publish, save_model
+from rekindle.train.measure import model_folder
+from rekindle.train.run import Run
+
+MERGED = "final-merged"
+
+
+def leave_merged(run: Run, root: Path) -> None:
+    """`final-merged/` in the run folder `root` where an adapter trained and `lora.merge` is on; whole or not at all."""
+    if not run.resolved.config.lora.merge or not adapted_layers(run.loaded.model):
+        return
+    partial = root / f".{MERGED}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(run, partial, merged=True)
+    write_model_card(run, partial, MERGED, merged=True)
+    publish(partial, root / MERGED)
+
+
+def export(source: str, out: Path, merge: bool, dtype: str | None) -> Path:
+    """Copy the model of a run, a checkpoint or a model folder to `out`, without what only a resumed run needs.
+
+    merge: an adapter becomes a whole model, its weights in `dtype` (None: float32). InputError where `out` is not new
+    or empty, and where there is nothing to merge.
+    """
+    out = out.expanduser().resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"the folder {out} is there and not empty: give a new one")
+    folder = Path(model_folder(source)).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"'{source}' is no folder here: name a run, a checkpoint or a model folder")
+    adapter = (folder / CONFIG).is_file()
+    if merge and not adapter:
+        raise InputError(f"'{source}' holds a whole model, and there is nothing to merge: leave --merge out")
+    if dtype is not None and not merge:
+        raise InputError("--dtype is for merged weights, and the others are copied as they are: add --merge")
+    if not adapter and not (folder / "config.json").is_file():
+        raise InputError(f"'{source}' is no model: neither config.json nor {CONFIG} is in {folder}")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if merge:
+        _merge(folder, partial, dtype or "float32")
+    else:
+        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(STATE))
+    if out.exists():
+        out.rmdir()
+    publish(partial, out)
+    return out
+
+
+def _merge(folder: Path, partial: Path, dtype: str) -> None:
+    """Products in float32, whatever the weights are left in."""
+    loaded = load_model(str(folder))
+    partial.mkdir(parents=True)
+    with quiet():
+        save_merged(loaded.model, partial, DTYPES.get(dtype))
+        loaded.tokenizer.save_pretrained(partial)
