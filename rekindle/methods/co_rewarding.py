@@ -13,7 +13,7 @@ from rekindle.core.method import Card, Effect, PolicyGradient
 from rekindle.core.terms import KLToReference
 from rekindle.methods import ttrl
 from rekindle.tokens.collect import Answers
-from rekindle.tokens.labels import Verdicts, agrees, majority
+from rekindle.tokens.labels import Verdicts, agreement, majority
 from rekindle.tokens.rollouts import Rollouts
 from rekindle.tokens.views import Paraphrased, partners
 
@@ -66,7 +66,8 @@ class CrossVote:
             heard.setdefault(group, []).append(answer)
         other = partners({g: e.id for g, e in zip(groups, rollouts.example, strict=True)})
         vote = {g: majority(heard[other[g]]) if g in other else None for g in heard}
-        return Verdicts.of(answers, [agrees(verifier, a, vote[g]) for a, g in zip(answers, groups, strict=True)], vote)
+        right = agreement(verifier, [(a, vote[g]) for a, g in zip(answers, groups, strict=True)])
+        return Verdicts.of(answers, right, vote)
 
 
 def method() -> PolicyGradient:

@@ -51,6 +51,7 @@ class GreedyBaseline:
 
     label: Label = field(default_factory=Verified)
     sets_score: ClassVar[bool] = True
+    draws_more: ClassVar[bool] = True
     refuses: ClassVar[tuple[str, ...]] = ("a vote", "a success that is no correctness")
 
     def __call__(self, rollouts: Rollouts, verdicts: Verdicts, run: Any) -> Verdicts:

@@ -21,7 +21,7 @@ class Verdicts:
 
     success [B]; graded [B] (False only where the reference cannot be graded); score [B] float64, shaped later.
     reward [B]: what the user's reward functions gave, never shaped; None where there are none. metrics: over all rows
-    that were labelled, whichever are taken.
+    that were labelled, whichever are taken. extra: columns that reward functions logged, for the record only.
     """
 
     answer: Sequence[str | None]
@@ -31,6 +31,7 @@ class Verdicts:
     reward: Float[Tensor, " B"] | None = None
     vote: Mapping[int, str | None] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def take(self, rows: Tensor) -> Verdicts:
         """The rows `rows`, in that order."""
@@ -41,6 +42,7 @@ class Verdicts:
             graded=self.graded[rows],
             score=self.score[rows],
             reward=None if self.reward is None else self.reward[rows],
+            extra={name: [values[i] for i in rows.tolist()] for name, values in self.extra.items()},
         )
 
     @staticmethod
@@ -116,7 +118,7 @@ class MajorityVote:
         groups = rollouts.group.tolist()
         heard = {g: [a for a, h in zip(answers, groups, strict=True) if h == g] for g in set(groups)}
         vote = {g: self.label(said, verifier) for g, said in heard.items()}
-        success = [agrees(verifier, a, vote[g]) for a, g in zip(answers, groups, strict=True)]
+        success = agreement(verifier, [(a, vote[g]) for a, g in zip(answers, groups, strict=True)])
         return Verdicts.of(answers, success, vote)
 
     def label(self, answers: Sequence[str | None], verifier: Any) -> str | None:
@@ -134,11 +136,11 @@ def classes(answers: Sequence[str | None], verifier: Any) -> list[str | None]:
     """
     distinct = sorted({a for a in answers if a})
     name = {a: a for a in distinct}
-    for i, a in enumerate(distinct):
-        for b in distinct[:i]:
-            if name[a] != name[b] and agrees(verifier, a, b):
-                low, high = sorted((name[a], name[b]))
-                name |= {c: low for c in distinct if name[c] == high}
+    pairs = [(a, b) for i, a in enumerate(distinct) for b in distinct[:i]]
+    for (a, b), equal in zip(pairs, agreement(verifier, pairs), strict=True):
+        if equal and name[a] != name[b]:
+            low, high = sorted((name[a], name[b]))
+            name |= {c: low for c in distinct if name[c] == high}
     return [name[a] if a else None for a in answers]
 
 
@@ -152,6 +154,23 @@ def majority(answers: Sequence[str | None]) -> str | None:
 
 def agrees(verifier: Any, answer: str | None, label: str | None) -> bool:
     """Whether an answer equals a label; equal strings need no grader, and nothing equals a missing label."""
-    if not answer or not label:
-        return False
-    return answer == label or verifier.grade(answer, label) is True
+    return agreement(verifier, [(answer, label)])[0]
+
+
+@runtime_checkable
+class ComparesMany(Protocol):
+    """A verifier that compares many pairs at once, because some need a worker."""
+
+    def same(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool | None]:
+        """Whether the two answers of each pair are equal."""
+        ...
+
+
+def agreement(verifier: Any, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
+    """`agrees` of each pair (answer, label), the grader asked once for each that differs in text."""
+    asked = list(dict.fromkeys((a, b) for a, b in pairs if a and b and a != b))
+    if isinstance(verifier, ComparesMany):
+        found = dict(zip(asked, verifier.same(asked), strict=True))
+    else:
+        found = {(a, b): verifier.grade(a, b) for a, b in asked}
+    return [bool(a) and bool(b) and (a == b or found[a, b] is True) for a, b in pairs]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rekindle.core.random import pack_key
 from rekindle.errors import InputError
+from rekindle.tokens.grading.base import Grade
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Samples, Sampling
 from rekindle.tokens.verify import Verifier
@@ -46,8 +47,11 @@ def evaluate(
     samples: int,
     ks: Sequence[int],
     seed: int,
+    at_once: int = 1,
 ) -> Evaluation:
     """Sample each labelled example `samples` times and measure.
+
+    at_once: blocks of prompts that are handed over in one call, for ranks and actors to share.
 
     pass@k, maj@k (k in `ks`), avg@n, entropy (nats a token), length, distinct (right valid derivations a prompt),
     invalid_right (share of a prompt's right answers whose derivation is not valid; its mean is over the prompts that
@@ -61,13 +65,14 @@ def evaluate(
         raise InputError("nothing to evaluate: no example has an answer: add an 'answer' column to the data")
     key = pack_key(seed + EVAL_SALT, 0, 0)
     table: dict[str, list[float]] = {}
-    size = settings.block * (_BLOCKS_ADMITTED if settings.admit else 1)
+    size = settings.block * at_once * (_BLOCKS_ADMITTED if settings.admit else 1)
     for start in range(0, len(labelled), size):
         some = labelled[start : start + size]
         rollouts = sampler.sample(some, samples, settings, key, first_group=start)
+        grades = verifier.grades(rollouts)
         for i in range(len(some)):
             rows = np.arange(i * samples, (i + 1) * samples)
-            for name, value in measure(_rows(rollouts, rows), verifier, ks).items():
+            for name, value in measure(_rows(rollouts, rows), verifier, ks, [grades[r] for r in rows]).items():
                 table.setdefault(name, []).append(value)
     there = {name: values for name, values in table.items() if not np.isnan(values).all()}
     return Evaluation(
@@ -76,6 +81,12 @@ def evaluate(
         prompts=len(labelled),
         samples=samples,
     )
+
+
+def blocks_at_once(run: Any) -> int:
+    """How many blocks of prompts all ranks, or all actors, of a run have work with."""
+    config = run.resolved.config
+    return run.ranks.count * (config.ray.samplers * config.ray.depth if config.rollout.sampler == "ray" else 1)
 
 
 def evaluation_sampling(resolved: Resolved) -> Sampling:
@@ -97,12 +108,12 @@ def _rows(rollouts: Rollouts, rows: np.ndarray) -> Rollouts:
     return rollouts.take(torch.from_numpy(rows))
 
 
-def measure(group: Rollouts, verifier: Verifier, ks: Sequence[int]) -> dict[str, float]:
-    """The metrics of the samples of one prompt; NaN where a metric does not exist (no right answer, for one)."""
+def measure(group: Rollouts, verifier: Verifier, ks: Sequence[int], grades: Sequence[Grade]) -> dict[str, float]:
+    """The metrics of the graded samples of one prompt; NaN where a metric does not exist (no right answer, for one)."""
     n = len(group)
-    answers = [verifier.extract(text) for text in group.text]
+    answers = [grade.extracted for grade in grades]
     ended = [finish != "length" for finish in group.finish]
-    right = [bool(verifier.grade(a, e.answer)) and end for a, e, end in zip(answers, group.example, ended, strict=True)]
+    right = [bool(grade.success) and end for grade, end in zip(grades, ended, strict=True)]
     out = {f"pass@{k}": pass_at_k(n, sum(right), k) for k in ks}
     out |= {f"maj@{k}": maj_at_k(answers, right, k) for k in ks if k > 1}
     out[f"avg@{n}"] = sum(right) / n

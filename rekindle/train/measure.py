@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.files import load_files
 from rekindle.tokens.verify import Verifier
 from rekindle.train.evaluate import Evaluation, evaluate, spread
+from rekindle.train.graded import profile_grading, task_grader
 from rekindle.train.refusals import check_prompts
+from rekindle.train.sections import Grading
 from rekindle.train.settings import TASKS_OWN
 
 KS = (1, 4, 16)
@@ -40,6 +43,10 @@ class Measure:
     device: str = "cpu"
     dtype: str = "float32"
     system_prompt: str | None = TASKS_OWN
+    chat_template: str | None = None
+    thinking: bool | None = None
+    grading: Grading | None = None
+    """None: as the task's profile says."""
     option: str = "max_tokens"
     """What the caller's user knows the longest response by, for the error that names it."""
 
@@ -59,17 +66,18 @@ def evaluate_model(
     """
     chosen = {split: chosen_examples(task, split, how.prompts) for split in splits}
     prompt = task.system_prompt if how.system_prompt == TASKS_OWN else how.system_prompt
-    loaded = open_model(model, task, how.device, how.dtype, prompt)
+    loaded = open_model(model, task, how.device, how.dtype, prompt, how.chat_template, how.thinking)
     for examples in chosen.values():
         check_prompts(loaded, examples, settings.max_tokens, how.option)
     local: Samples = LocalSampler(loaded.model, loaded.tokenizer, loaded.encode)
     sampler = local if progress is None else Counting(local, progress, sum(map(len, chosen.values())))
     ks = default_ks(how.samples) if how.ks is None else how.ks
-    verifier = Verifier(task)
-    return {
-        split: evaluate(sampler, verifier, examples, settings, samples=how.samples, ks=ks, seed=how.seed)
-        for split, examples in chosen.items()
-    }
+    grader = task_grader(how.grading or profile_grading(task), task)
+    with closing(Verifier(task, grader=grader)) as verifier:
+        return {
+            split: evaluate(sampler, verifier, examples, settings, samples=how.samples, ks=ks, seed=how.seed)
+            for split, examples in chosen.items()
+        }
 
 
 def default_ks(samples: int) -> tuple[int, ...]:
@@ -112,10 +120,28 @@ def model_folder(spec: str) -> str:
     return str(path / "final")
 
 
-def open_model(spec: str | Path, task: Task, device: str, dtype: str, system_prompt: str | None) -> Loaded:
-    """The model `spec`, prompted with `system_prompt` where it has a chat template."""
-    folder = model_folder(str(spec))
-    return load_model(folder, task_name=task.name, device=device, dtype=dtype, system_prompt=system_prompt)
+def open_model(
+    spec: str | Path,
+    task: Task,
+    device: str,
+    dtype: str,
+    system_prompt: str | None,
+    chat_template: str | None = None,
+    thinking: bool | None = None,
+) -> Loaded:
+    """The model `spec`, or the base of an adapter with it, prompted with `system_prompt` where it has a chat template.
+
+    chat_template, thinking: as the options of a run.
+    """
+    return load_model(
+        model_folder(str(spec)),
+        task_name=task.name,
+        device=device,
+        dtype=dtype,
+        system_prompt=system_prompt,
+        chat_template=chat_template,
+        thinking=thinking,
+    )
 
 
 @dataclass

@@ -18,6 +18,9 @@ from rekindle.tokens.labels import Label, Verdicts
 from rekindle.tokens.rollouts import Rollouts
 from rekindle.tokens.verify import Verifier
 
+NO_ANSWER, DEAD = 0.5, 0.9
+"""Shares of responses without an answer, and of groups without a signal, above which a first step is told of."""
+
 
 def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label, verifier: Verifier) -> Metrics:
     """Metrics of all N samples a prompt (votes), and of the `trained` rows among them."""
@@ -44,6 +47,24 @@ def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label,
     if label.votes:
         metrics |= vote_metrics(rollouts, verdicts, truth, verifier)
     return metrics
+
+
+def alarms(metrics: Metrics) -> list[str]:
+    """What a run's first step should not show: sentences, empty where all is well. A wrong extractor looks like this.
+
+    metrics: of the step, as `meter` gives them. With reward functions (`reward/NAME`) answers are none of the run's.
+    """
+    share = {name: total / count for name, (total, count) in metrics.items() if count}
+    told = []
+    rewarded = any(name.startswith("reward/") for name in metrics)
+    if not rewarded and share.get("no_answer", 0.0) > NO_ANSWER:
+        told.append(
+            f"{share['no_answer']:.0%} of the responses state no answer: is grading.extract the rule of this prompt, "
+            "and rollout.max_tokens enough?"
+        )
+    if share.get("groups/dead", 0.0) > DEAD:
+        told.append(f"{share['groups/dead']:.0%} of the groups are all right or all wrong: nothing to learn from them")
+    return told
 
 
 def group_metrics(rollouts: Rollouts, verdicts: Verdicts) -> Metrics:

@@ -34,12 +34,14 @@ class Scripted:
     def __init__(self, texts: dict[str, list[str]]) -> None:
         self.texts = texts
         self.keys: list[torch.Tensor] = []
+        self.asked: list[int] = []
 
     def sample(
         self, examples: Sequence[Example], n: int, settings: Sampling, key: torch.Tensor, first_group: int
     ) -> Rollouts:
         """The script's texts, each one token long."""
         self.keys.append(key)
+        self.asked.append(len(examples))
         rows = [(i, e, text) for i, e in enumerate(examples) for text in self.texts[e.id]]
         count = len(rows)
         return Rollouts(
@@ -73,6 +75,21 @@ def test_invalid_right_is_over_the_prompts_that_have_a_right_answer() -> None:
     assert found.mean["invalid_right"] == 1.0  # not 0.5: the second prompt has no right answer
     assert found.error["invalid_right"] != found.error["invalid_right"]  # of one prompt there is none
     assert torch.equal(sampler.keys[0], pack_key(3 + EVAL_SALT, 0, 0))
+
+
+def test_several_ranks_are_handed_a_block_each_and_measure_the_same() -> None:
+    texts = [[f"\\boxed{{{10 - (i + j) % 2}}}" for j in range(2)] for i in range(7)]
+    sizes: list[list[int]] = []
+    found = []
+    for at_once in (1, 3):
+        sampler, examples = scripted(*texts)
+        how = {"samples": 2, "ks": (1, 2), "seed": 3}
+        found.append(
+            evaluate(sampler, Verifier(TASK), examples, Sampling(max_tokens=8, block=2), **how, at_once=at_once)
+        )
+        sizes.append(sampler.asked)
+    assert sizes == [[2, 2, 2, 1], [6, 1]]
+    assert found[0].mean == found[1].mean and found[0].mean["pass@1"] == 0.5
 
 
 def test_without_a_right_answer_invalid_right_is_absent() -> None:

@@ -1,0 +1,84 @@
+"""Programs by their tests: all passed is a success, the share of passed tests is told besides. Runs in a worker."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rekindle.tokens.grading.asserts import Test, decoded, holds
+from rekindle.tokens.grading.cases import read_tests
+from rekindle.tokens.grading.sandbox import Ran, isolation, run
+
+TEST_SECONDS = 5.0
+"""Wall time of one test at most."""
+
+
+def passes(tests_text: str, source: str, seconds: float) -> dict[str, Any]:
+    """{"success", "share", "tests", "why"}; success None where the tests cannot be used. seconds: for all tests.
+
+    Every test has a process of its own. The first that runs out of time ends it: those not run count as failed.
+    """
+    try:
+        tests = read_tests(tests_text)
+    except ValueError as error:
+        return {"success": None, "why": str(error)}
+    if not shut_off()["pid"]:
+        raise RuntimeError("this machine gives no namespace of processes: programs are not run")
+    end = time.monotonic() + seconds
+    faults: list[str] = []
+    for done, test in enumerate(tests):
+        fault = judge(test, source, min(TEST_SECONDS, end - time.monotonic()))
+        if fault == "timeout":
+            faults += [fault] * (len(tests) - done)
+            break
+        faults += [fault] if fault else []
+    share = 1 - len(faults) / len(tests)
+    told = {"success": not faults, "share": share, "tests": len(tests), "why": faults[0] if faults else ""}
+    return {**told, "timeout": True} if "timeout" in faults else told
+
+
+def check(tests_text: str) -> dict[str, Any]:
+    """Whether tests can be used."""
+    try:
+        read_tests(tests_text)
+    except ValueError as error:
+        return {"success": None, "why": str(error)}
+    return {"success": True, "why": ""}
+
+
+def ready() -> None:
+    """Find out what this machine can cut programs off from, once for a worker."""
+    isolation()
+
+
+def shut_off() -> dict[str, bool]:
+    """What programs are cut off from on this machine; without a namespace of processes ("pid") none is run."""
+    return isolation()
+
+
+def judge(test: Test, source: str, seconds: float) -> str:
+    """Why a program fails a test; "" where it passes, "timeout" where it ran out of time."""
+    end = time.monotonic() + seconds
+    if test.output is not None:
+        ran = run(source, None, test.stdin, max(end - time.monotonic(), 0))
+        return _unfinished(ran) or ("" if lines(ran.output) == lines(test.output) else "another output")
+    answers = []
+    for call in test.calls:
+        ran = run(source, call, "", max(end - time.monotonic(), 0))
+        if ran.status != "ok" or not ran.answered:
+            return _unfinished(ran) or "no value came back"
+        try:
+            answers.append(decoded(ran.value))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            return str(error)[:100]
+    return "" if holds(test, answers) else "another value"
+
+
+def _unfinished(ran: Ran) -> str:
+    why = {"ok": "", "failed": "the program failed", "output": "too much output", "processes": "too many processes"}
+    return why.get(ran.status, ran.status)
+
+
+def lines(text: str) -> list[str]:
+    """The lines of an output without the white space at their ends and the blank lines at its end."""
+    return [line.rstrip() for line in text.rstrip().splitlines()]

@@ -1,0 +1,191 @@
+"""Equality by math-verify: its executed edge cases, pinned, and what we take and refuse on top of them."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from math_verify import parse, verify
+
+from rekindle.tokens.grading.equal_math import check, depth, same, words
+from rekindle.tokens.grading.extract import extract
+from rekindle.tokens.grading.numbers import grade
+
+
+def theirs(gold: str, prediction: str) -> bool:
+    unbounded: int = None  # type: ignore[assignment]
+    read = [parse(text, parsing_timeout=unbounded) for text in (gold, prediction)]
+    return verify(*read, timeout_seconds=None)
+
+
+def test_the_version_that_the_table_was_made_with() -> None:
+    assert version("math-verify") == "0.9.0" and version("latex2sympy2_extended") == "1.11.0"
+
+
+@pytest.mark.parametrize(
+    ("gold", "prediction", "verdict"),
+    [
+        ("1/3", ".333", False),
+        ("1/3", ".333333", True),
+        (".5", r"\boxed{50\%}", True),
+        ("50", r"\boxed{50\%}", True),
+        ("12", "12 cm", True),
+        ("$(1,2)$", "$1<x<2$", False),
+        ("$1<x<2$", "$(1,2)$", True),
+        ("(1,2)", "1<x<2", False),
+        ("1<x<2", "(1,2)", False),
+        (r"$\{1,2\}$", "$1,2$", True),
+        (r"$\{1,2\}$", "$2,1$", True),
+        (r"$\{1,2\}$", r"\boxed{1,2}", True),
+        ("{1,2}", "{1,2}", False),
+        ("5", "x=5", True),
+        ("x=5", "5", True),
+        ("1000", "1,000", True),
+        ("pi", "3.14159", False),
+        ("2", r"\boxed{1+1}", True),
+        ("7", r"\boxed{5} \boxed{7}", False),
+        ("7", r"\boxed{7} wait, 5", True),
+        ("7", "I think 5 or 6, maybe 7", True),
+        ("A", "A", False),
+        ("3", r"\boxed{3", False),
+    ],
+)
+def test_what_the_library_itself_says(gold: str, prediction: str, verdict: bool) -> None:
+    assert theirs(gold, prediction) is verdict
+
+
+RIGHT = [
+    ("1/3", r"0.333333"),
+    ("0.5", r"50\%"),
+    ("50", r"50\%"),
+    ("12", "12 cm"),
+    ("12", r"12\text{ cm}"),
+    (r"\{1,2\}", "2,1"),
+    ("5", "x=5"),
+    ("x=5", "5"),
+    ("2", "1+1"),
+    (r"\frac{1}{2}", r"\frac{2}{4}"),
+    (r"\frac{1}{2}", r"\frac{1}{2} = 0.5"),
+    (r"2\sqrt{3}", r"\sqrt{12}"),
+    ("x^2+1", "1+x^2"),
+    ("(x+1)^2", "x^2+2x+1"),
+    ("[1,2)", "[1,2)"),
+    (r"\text{east}", "East"),
+    ("no solution", r"\text{No solution.}"),
+    (r"90^\circ", "90"),
+    ("$\\frac{1}{2}$", "0.5"),
+    (r"\pi", r"\pi"),
+    ("7", r"\text{7}"),
+    ("7", r"\mathrm{7}"),
+    (r"\mathbf{7}", "14/2"),
+    ("204_5", "204_{5}"),
+    ("12", r"12 \text{ cm}^2"),
+    (r"3\text{ apples}", r"3 \text{ apples}"),
+    ("7000", "7,000"),
+    ("0.00003", "3/100000"),
+    ("no", r"\text{No}"),
+]
+WRONG = [
+    ("1/3", "0.333"),
+    ("pi", "3.14159"),
+    ("(1,2)", "1<x<2"),
+    ("east", "seat"),
+    ("no solution", "on solution"),
+    ("7", "57"),
+    ("7", "7 or 5"),
+    ("7", r"5 \text{ or } 7"),
+    ("7", "5, 7"),
+    ("7", "5; 7"),
+    ("7", "5 = 7"),
+    ("7", "x = 5 = 7"),
+    ("7", r"5 \to 7"),
+    ("7", r"5 \Rightarrow 7"),
+    ("7", r"5 \approx 7"),
+    ("7", r"5 \sim 7"),
+    ("7", r"7\text{ (or 5)}"),
+    ("7", r"5 \land 7"),
+    ("7", r"5 \cup 7"),
+    ("7", r"5 \\ 7"),
+    ("7", "5 & 7"),
+    ("7", r"5 \cdot 1 | 7"),
+    ("7", "7 \\boxed{5}"),
+    ("7", "5} \\boxed{7"),
+    ("7", "5$ $7"),
+    ("7", "7 \\pm 1"),
+    ("7", r"5 7 x)\text{or}7(x"),
+    ("7", r"\frac{5 or 7"),
+    ("7", r"^^5 __ 7"),
+    ("204_5", "204_6"),
+    ("204", "204_5"),
+    ("12_5", "12"),
+    ("7", r"7\text{ or something else}"),
+    ("7", r"7\text{ but maybe eight}"),
+    ("7", r"7 \text{ is wrong}"),
+    ("7", r"7\mbox{ or eight}"),
+    ("7", "7,7"),
+    ("5", "[5,5]"),
+    ("(0,1)", r"\{0,1\}"),
+    (r"\{0,1\}", "(0,1)"),
+    ("0.0000004", "0.0000001"),
+    ("0.000001", "0.0000014"),
+    ("no", "on"),
+]
+
+
+@pytest.mark.parametrize(("reference", "answer"), RIGHT)
+def test_equal_answers(reference: str, answer: str) -> None:
+    assert same(reference, answer)["success"] is True
+
+
+@pytest.mark.parametrize(("reference", "answer"), WRONG)
+def test_unequal_answers_and_hedges(reference: str, answer: str) -> None:
+    assert same(reference, answer)["success"] is False
+
+
+def test_of_several_boxes_the_last_is_the_answer_and_the_text_around_is_not() -> None:
+    last = extract("boxed", r"\boxed{5} \boxed{7}").answer
+    assert last == "7" and grade(last, "7") is True, "where the library sees a set of two"
+    assert extract("boxed", "I think 5 or 6, maybe 7").answer is None
+
+
+def test_an_answer_that_says_two_things_is_told_apart_from_a_wrong_one() -> None:
+    assert same("7", "5 = 7")["ambiguous"] is True and same("7", r"5 \to 7")["ambiguous"] is True
+    assert "ambiguous" not in same("7", "8") and "ambiguous" not in same("7", "7.0")
+
+
+def test_words_are_compared_as_text() -> None:
+    assert words(r"\text{east}") == "east" == words("East.") and words("no solution") == "no solution"
+    assert [words(t) for t in ("xy", "2x", "pi", "x+y", "7", "", "A")] == [None] * 7
+    assert same("east", "east")["by"] == "text"
+
+
+@pytest.mark.parametrize("reference", [r for r, _ in RIGHT])
+def test_a_reference_equals_itself(reference: str) -> None:
+    assert check(reference)["success"] is True
+
+
+def test_deep_nesting_is_refused_before_it_is_parsed() -> None:
+    assert depth("((1)[2]{})") == 2 and depth("7") == 0 and depth("((" * 9) == 18
+    assert "21 levels" in same("7", "(" * 21 + "7" + ")" * 21)["why"]
+    assert same("7", "(" * 9 + "7" + ")" * 9)["success"] is True
+
+
+def page() -> list[tuple[str, str, bool]]:
+    """(reference, answer, equal) of every line of the table in docs/grading.md."""
+    text = (Path(__file__).parents[3] / "docs" / "grading.md").read_text(encoding="utf-8")
+    out = []
+    for line in text.partition("| reference | answer | equal |")[2].partition("\n\n")[0].splitlines()[2:]:
+        references, answers, verdict = [cell.strip() for cell in line.strip("|").split("|")]
+        right = [said.startswith("yes") for said in verdict.split(" / ")]
+        pairs = [(r, a) for r in re.findall("`([^`]+)`", references) for a in re.findall("`([^`]+)`", answers)]
+        out += [(*pair, right[min(i, len(right) - 1)]) for i, pair in enumerate(pairs)]
+    return out
+
+
+def test_the_page_says_what_happens() -> None:
+    assert len(page()) >= 16 and {right for *_, right in page()} == {True, False}
+    for reference, answer, right in page():
+        found = grade(answer, reference) or same(reference, answer)["success"]
+        assert found is right, (reference, answer)
