@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the judge beside real TRL and verl, in an environment outside the clone that is named by the hash of what it holds.
-# Usage: judge.sh PYTHON [write|test]. Where the environment cannot be built (no network), says so and exits 0.
+# Usage: judge.sh PYTHON [write|test|python]. `python` prints the environment's interpreter, built if need be, and runs
+# nothing. Where the environment cannot be built (no network), says so and exits 0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,9 +37,13 @@ if [[ ! -e $home/.complete ]]; then
         exit 0
     fi
 fi
+if [[ $what == python ]]; then
+    echo "$home/bin/python"
+    exit 0
+fi
 # This clone's own code, whichever clone built the environment.
 pip --no-deps --editable .
 if [[ $what == test ]]; then
-    exec "$home/bin/python" -m pytest -q tests/heavy/test_judge.py -m "not effect"
+    exec "$home/bin/python" -m pytest -q tests/heavy/test_judge.py tests/heavy/test_rewards_verl.py -m "not effect"
 fi
 exec "$home/bin/python" -m benchmarks.judge

@@ -9,11 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rekindle.tokens.labels import Verdicts
+from rekindle.tokens.rewards.base import tidy
 from rekindle.tokens.rollouts import Rollouts
+
+LOGGED = "reward/"  # columns of the user's own: of any kind, and maybe not in every round of a step
 
 
 def rows_of(rollouts: Rollouts, verdicts: Verdicts) -> dict[str, list[Any]]:
-    """Column name -> one value a sample. `label` is the vote of the sample's group, None without a vote."""
+    """Column name -> one value a sample. `label` is the vote of the sample's group, None without a vote.
+
+    `reward/NAME`: what a reward function gave, `reward/NAME/KEY` what it logged.
+    """
     groups = rollouts.group.tolist()
     mask = rollouts.mask
     logp = rollouts.logp_sampled if rollouts.logp is None else rollouts.logp
@@ -34,16 +40,17 @@ def rows_of(rollouts: Rollouts, verdicts: Verdicts) -> dict[str, list[Any]]:
     }
     if rollouts.entropy is not None:
         columns["entropy"] = (rollouts.entropy.where(mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).tolist()
-    return columns
+    return columns | {name: list(values) for name, values in verdicts.extra.items()}
 
 
 def write_rollouts(folder: Path, step: int, seen: list[tuple[Rollouts, Verdicts]]) -> Path:
     """Write `folder/step-NNNNNN.parquet`; the file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     columns: dict[str, list[Any]] = {}
-    for rollouts, verdicts in seen:
-        for name, values in rows_of(rollouts, verdicts).items():
-            columns.setdefault(name, []).extend(values)
+    parts = [rows_of(rollouts, verdicts) for rollouts, verdicts in seen]
+    for name in dict.fromkeys(name for part in parts for name in part):
+        found = [value for part in parts for value in part.get(name, [None] * len(part["id"]))]
+        columns[name] = tidy(found) if name.startswith(LOGGED) else found
     place = folder / f"step-{step:06d}.parquet"
     partial = place.with_suffix(".partial")
     text = ("id", "prompt", "response", "answer", "label", "finish")

@@ -10,41 +10,10 @@ import pytest
 import torch
 
 from rekindle.errors import InputError
-from rekindle.tokens.rewards import Rewards, load_function, load_rewards
-from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
+from rekindle.tokens.rewards import load_function, load_rewards
+from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.files import load_files
-
-
-def rollouts(examples: list[Example], texts: list[str]) -> Rollouts:
-    count = len(texts)
-    zeros = torch.zeros(count, 3)
-    return Rollouts(
-        example=examples,
-        prompt=PromptRows(((1,),) * count),
-        ids=torch.arange(3 * count).reshape(count, 3),
-        mask=torch.tensor([[True, True, False]] * count),
-        logp=zeros,
-        logp_sampled=zeros,
-        entropy=zeros,
-        text=texts,
-        finish=["eos"] * count,
-        group=torch.zeros(count, dtype=torch.long),
-        uid=torch.arange(count),
-    )
-
-
-PAIR = rollouts([Example("a", "2+3", "5", {"level": 1}), Example("b", "2*3", None, {"level": 2})], ["5", "seven"])
-
-
-def rewards(folder: Path, code: str, *specs: str) -> Rewards:
-    (folder / "r.py").write_text(code)
-    return load_rewards([f"{folder / 'r.py'}:{spec}" for spec in specs])
-
-
-def refusal(folder: Path, code: str, spec: str = "f", data: Rollouts = PAIR) -> str:
-    with pytest.raises(InputError) as caught:
-        rewards(folder, code, spec)(data)
-    return str(caught.value)
+from tests.tokens.rewarded import PAIR, refusal, rewards, rollouts
 
 
 def test_trl_functions_get_the_columns_they_name(tmp_path: Path) -> None:
@@ -62,7 +31,7 @@ def f(prompts, completions, completion_ids, answer, level):
 def test_a_function_with_kwargs_gets_every_column_and_one_without_gets_its_own(tmp_path: Path) -> None:
     code = """
 def f(completions, **kwargs):
-    assert sorted(kwargs) == ["answer", "completion_ids", "id", "level", "prompts"], kwargs
+    assert set(kwargs) == {"prompts", "completion_ids", "answer", "level", "trainer_state", "log_extra", "log_metric"}
     return [len(c) for c in completions]
 def g(level, missing=7, **_):
     return [missing * x for x in level]
@@ -231,3 +200,9 @@ def test_functions_load_with_their_folder_importable_and_errors_name_the_line(tm
     with pytest.raises(InputError, match="not a Python file"):
         (tmp_path / "m.txt").write_text("x")
         load_function(f"{tmp_path / 'm.txt'}:f")
+
+
+@pytest.mark.parametrize("text", ["'1'", "b'1'", "bytearray(b'1')"])
+def test_a_text_is_no_reward_even_where_it_reads_as_a_number(tmp_path: Path, text: str) -> None:
+    said = refusal(tmp_path, f"def f(completions, **columns): return [1.0, {text}]\n")
+    assert said.startswith("reward 'r.py:f', row 1: returned a ") and said.endswith("return a number or None")
