@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -20,10 +21,11 @@ def stretch(examples: Sequence[Example], start: int, count: int, seed: int) -> l
     return [examples[orders[i // total][i % total]] for i in range(start, start + count)]
 
 
-def _order(total: int, seed: int, epoch: int) -> list[int]:
+@functools.lru_cache(maxsize=2)  # every step asks for its epoch's order, and a large data set takes a while to shuffle
+def _order(total: int, seed: int, epoch: int) -> tuple[int, ...]:
     order = list(range(total))
     Random(f"{seed}/{epoch}").shuffle(order)
-    return order
+    return tuple(order)
 
 
 def counted_uniforms(run: Any, count: int) -> list[float]:

@@ -7,12 +7,23 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
+from rekindle.tokens.grading.base import GradesRows
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Derivation, Task
+from rekindle.tokens.tasks.lazy import refuse_streamed
 from rekindle.train.config import Resolved
+
+
+@runtime_checkable
+class Restrictable(Protocol):
+    """A task that can itself be had with fewer training prompts; one that grades whole responses must be."""
+
+    def restricted(self, examples: tuple[Example, ...]) -> Task:
+        """The same task with `examples` as its whole training split."""
+        ...
 
 
 @dataclass(eq=False)
@@ -65,6 +76,8 @@ def chosen(resolved: Resolved, task: Task) -> Task:
     replaces or chooses prompts: there is no other prompt.
     """
     one, only = resolved.config.one_shot, resolved.config.only
+    if one is not None or only is not None:
+        refuse_streamed(task.split("train"), "one_shot" if only is None else "only")
     if one is not None and only is not None:
         raise InputError("one_shot and only are both given: drop one")
     if one is not None:
@@ -89,7 +102,11 @@ def ids(path: str) -> list[str]:
     return names
 
 
-def _with(task: Task, examples: tuple[Example, ...]) -> Chosen:
+def _with(task: Task, examples: tuple[Example, ...]) -> Task:
+    if isinstance(task, Restrictable):
+        return task.restricted(examples)
+    if isinstance(task, GradesRows):
+        raise InputError(f"task {task.name} grades its own prompts as a whole: drop one_shot or only")
     return Chosen(
         inner=task,
         examples=examples,

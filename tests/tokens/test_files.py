@@ -46,7 +46,7 @@ def test_prompts_answers_ids_and_all_other_columns_are_read(tmp_path: Path) -> N
     assert [row.prompt for row in rows] == ["1+1?", "name?", "0.5?", "gsm", "half", "null"]
     assert [row.answer for row in rows] == ["2", None, "1/2", "1,234.", "0.5", None]
     assert [row.id for row in rows] == ["a", "line-2", "7", "line-4", "line-5", "line-6"]
-    assert rows[0].meta == {"level": 3, "answer": 2}, "the answer as the file holds it"
+    assert rows[0].meta == {"id": "a", "level": 3, "answer": 2}, "the answer as the file holds it"
 
 
 def test_the_answer_of_every_labelled_row_passes_its_own_grader(tmp_path: Path) -> None:
@@ -127,7 +127,6 @@ BAD_ROWS = {
     "no role": ({"prompt": [{"content": "q"}]}, r"column 'prompt', message 1: must be an object with 'role'"),
     "parts": ({"prompt": [{"role": "user", "content": [1]}]}, r"message 1: 'content' must be a text, not a list"),
     "last turn": ({"prompt": [{"role": "assistant", "content": "a"}]}, r"the last message has role 'assistant'"),
-    "messages": ({"prompt": "p", "messages": []}, r"column 'messages': the name is taken"),
     "duplicate id": ({"prompt": "q", "id": "x"}, r"line 2: duplicate id 'x', also at line 1"),
     "bool id": ({"prompt": "q", "id": True}, r"column 'id': must be a text or an integer, not a boolean"),
     "list answer": ({"prompt": "q", "answer": ["5"]}, r"line 2, column 'answer': .* \(a list\) cannot be graded"),
@@ -159,7 +158,7 @@ def test_reward_functions_may_have_any_answer(tmp_path: Path, case: str) -> None
 
 def test_both_answer_and_solution_are_columns_for_reward_functions(tmp_path: Path) -> None:
     path = write(tmp_path, {"prompt": "p", "answer": {"tests": ["f(1)"]}, "solution": "def f"})
-    (row,) = load_files(path, heldout=path, rewarded=True).split("heldout")
+    (row,) = load_files(path, rewarded=True).split("train")
     assert row.meta == {"answer": {"tests": ["f(1)"]}, "solution": "def f"}
     with pytest.raises(InputError, match="both 'answer' and 'solution'"):
         load_files(path)

@@ -22,7 +22,9 @@ __all__ = ["TASKS", "Derivation", "Task", "load_task"]
 
 
 def load_task(name: str) -> Task:
-    """The shipped task `name`; raises `InputError` with the nearest names."""
+    """The shipped task `name`, or reasoning-gym's (`rg:chain_sum`); raises `InputError` with the nearest names."""
+    if name.startswith(("rg:", "reasoning_gym/", "reasoning-gym/")):
+        return importlib.import_module("rekindle.tokens.tasks.reasoning_gym").task(name)
     if name not in _MODULES:
         raise unknown("task", name, TASKS)
     return importlib.import_module(_MODULES[name]).task()

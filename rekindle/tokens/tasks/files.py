@@ -1,23 +1,27 @@
-r"""A task from the user's own file: TRL's columns `prompt` and `answer` (or `solution`), or verl's parquet layout.
+r"""A task from the user's own data: files, folders and hub ids, in the layouts of `rekindle.tokens.tasks.layouts`.
 
-Answers are taken from the last `\boxed{...}` only and compared by value or text (see `rekindle.tokens.grading`).
+Answers are taken from the last `\boxed{...}` only and compared by value or text (see `rekindle.tokens.grading`), unless
+the options `grading.*` say otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.tokens.grading.boxed import after_think, extract_boxed, find_boxed
-from rekindle.tokens.grading.numbers import grade, normalise, reference_text
+from rekindle.tokens.grading.numbers import grade, normalise
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Derivation
-from rekindle.tokens.tasks.rows import Row, read_rows
-
-SYSTEM_PROMPT = r"Please reason step by step, and put your final answer within \boxed{}."  # Qwen2.5-Math's model card
+from rekindle.tokens.tasks.example import Reader
+from rekindle.tokens.tasks.layouts import SYSTEM_PROMPT, Layout, choose_layout, merged_profile
+from rekindle.tokens.tasks.lazy import Streamed
+from rekindle.tokens.tasks.rows import Row
+from rekindle.tokens.tasks.sources import Source, held, open_rows
 
 # No optimiser setting: on a user's own model each method keeps its published ones.
 PROFILE: Mapping[str, Any] = MappingProxyType(
@@ -29,23 +33,60 @@ PROFILE: Mapping[str, Any] = MappingProxyType(
         "steps": 100,
     }
 )
+WRITTEN: Mapping[str, tuple[str, ...]] = MappingProxyType({"json": ("schema",), "code": ("tests",)})
+"""Ways of grading whose references are no short answers, and the columns that hold them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How data is read.
+
+    rewarded: reward functions judge the responses, so an answer may be anything (a list, an object). by: the way of
+    grading where the user names one; "json" and "code" take any answer too. layout, prompt, answer: the options
+    data_layout, data_prompt, data_answer. config, split, streaming: of `Source`; only training data streams.
+    """
+
+    rewarded: bool = False
+    by: str | None = None
+    layout: str = "auto"
+    prompt: str | None = None
+    answer: str | None = None
+    config: str | None = None
+    split: str = "train"
+    streaming: bool = False
+
+    def source(self, spec: str | Path, name: str = "train") -> Source:
+        """The data set `spec` of the split `name` of the task; data_split does not part a file to evaluate on."""
+        source = Source(str(spec), self.config, self.split, self.streaming and name == "train")
+        return replace(source, split="train") if name != "train" and source.kind == "file" else source
+
+    def reader(self, spec: str | Path, first: Row, streamed: bool = False) -> Reader:
+        """What makes examples of the rows of `spec`, of which `first` is the first."""
+        layout = choose_layout(f"{spec}, {first.place}", first.columns, self.layout, self.prompt, self.answer)
+        written = None if self.rewarded or self.by is None else WRITTEN.get(self.by)
+        return Reader(str(spec), layout, not self.rewarded and written is None, written, streamed)
 
 
 def load_files(
-    path: str | Path, heldout: str | Path | None = None, ood: str | Path | None = None, rewarded: bool = False
+    path: str | Path,
+    heldout: str | Path | None = None,
+    ood: str | Path | None = None,
+    rewarded: bool = False,
+    reading: Reading | None = None,
 ) -> FileTask:
-    """The task of a data file, with optional evaluation files; InputError (file, line, column, remedy).
+    """The task of a data set, with optional ones to evaluate on; InputError (file, line, column, remedy).
 
-    rewarded: reward functions judge the responses, so an answer may be anything (a list, an object).
+    rewarded: as in `Reading`, which has all that can be said besides.
     """
-    return FileTask(path, heldout=heldout, ood=ood, graded=not rewarded)
+    return FileTask(path, heldout=heldout, ood=ood, reading=reading or Reading(rewarded=rewarded))
 
 
 class FileTask:
-    """Prompts of a JSONL, JSON or parquet file; split "train" holds all its rows. Read once, when made.
+    """Prompts of a data set; split "train" holds all its rows. Read once, when made, unless it streams.
 
-    Raises InputError naming file, line and column for anything that cannot be used; with `graded`, also an answer that
-    no response can be compared with. The answer as the file holds it is in `Example.meta["answer"]`.
+    Raises InputError naming file, line and column for anything that cannot be used; where answers are compared, also an
+    answer that no response can be compared with. The answer as the file holds it is in `Example.meta["answer"]`, every
+    other column under its own name. profile: the layouts' options are in it.
     """
 
     name = "files"
@@ -56,15 +97,25 @@ class FileTask:
     step_delimiters: tuple[str, ...] = ("\n",)
 
     def __init__(
-        self, path: str | Path, heldout: str | Path | None = None, ood: str | Path | None = None, graded: bool = True
+        self,
+        path: str | Path,
+        heldout: str | Path | None = None,
+        ood: str | Path | None = None,
+        reading: Reading | None = None,
     ) -> None:
         given = {"train": path, "heldout": heldout, "ood": ood}
         self.paths = {name: Path(file) for name, file in given.items() if file is not None}
-        self._splits = {name: read_examples(file, graded) for name, file in self.paths.items()}
+        reading = reading or Reading()
+        refuse_leak({name: reading.source(file, name) for name, file in self.paths.items()})
+        read = {name: read_split(file, reading, name) for name, file in self.paths.items()}
+        self.layouts: dict[str, Layout] = {name: layout for name, (layout, _) in read.items()}
+        self._splits = {name: examples for name, (_, examples) in read.items()}
+        self.profile = {**PROFILE, **merged_profile(self.layouts)}
+        self.system_prompt = self.layouts["train"].system_prompt
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that files were given for."""
+        """The splits that data was given for."""
         return tuple(self._splits)
 
     def split(self, name: str) -> Sequence[Example]:
@@ -97,105 +148,35 @@ class FileTask:
         return None
 
 
-def read_examples(path: Path, graded: bool = True) -> tuple[Example, ...]:
-    """The examples of one file, in its order; InputError naming file, line and column.
-
-    graded: refuse an answer that cannot be graded; else such a row has no reference.
-    """
+def read_split(spec: Path, reading: Reading, name: str = "train") -> tuple[Layout, Sequence[Example]]:
+    """(layout, examples in the data's order) of one split of a task; InputError naming file, line and column."""
+    own = reading if name == "train" else replace(reading, streaming=False)
+    rows = open_rows(own.source(spec, name))
+    reader = own.reader(spec, rows[0], own.streaming)
+    if own.streaming:
+        return reader.layout, Streamed(rows, reader)
     examples: list[Example] = []
     places: dict[str, str] = {}
-    for row in read_rows(path):
-        example = _example(f"{path}, {row.place}", row, graded)
+    for i in range(len(rows)):
+        row = rows[i]
+        example = reader(row)
         if example.id in places:
             raise InputError(
-                f"{path}, {row.place}: duplicate id '{example.id}', also at {places[example.id]}: make ids unique"
+                f"{spec}, {row.place}: duplicate id '{example.id}', also at {places[example.id]}: make ids unique"
             )
         places[example.id] = row.place
         examples.append(example)
-    return tuple(examples)
+    return reader.layout, tuple(examples)
 
 
-def _example(where: str, row: Row, graded: bool) -> Example:
-    if row.columns.get("prompt") is None:
-        there = ", ".join(f"'{name}'" for name in row.columns) or "none"
-        raise InputError(f"{where}: no 'prompt' (columns: {there}): add one or rename the column that holds it")
-    prompt, messages = _prompt(where, row.columns["prompt"])
-    meta = {name: value for name, value in row.columns.items() if name not in ("prompt", "id", "answer")}
-    if "messages" in meta:
-        raise InputError(f"{where}, column 'messages': the name is taken by a 'prompt' of messages: rename it")
-    if messages:
-        meta["messages"] = messages
-    column, gold = _gold(row.columns)
-    if gold is not None:
-        meta["answer"] = gold
-    answer = reference_text(gold)
-    if graded:
-        _check_answer(where, row.columns, column, answer)
-    return Example(id=_id(where, row), prompt=prompt, answer=answer, meta=meta)
-
-
-def _id(where: str, row: Row) -> str:
-    value = row.columns.get("id")
-    if value is None:
-        return row.place.replace(" ", "-")
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise InputError(f"{where}, column 'id': must be a text or an integer, not {_kind(value)}: change or drop it")
-    return str(value)
-
-
-def _prompt(where: str, value: object) -> tuple[str, list[dict[str, str]]]:
-    where = f"{where}, column 'prompt'"
-    if isinstance(value, str):
-        return _text(where, value), []
-    if not isinstance(value, list):
-        raise InputError(f"{where}: must be a text or a list of messages, not {_kind(value)}: change it")
-    if not value:
-        raise InputError(f"{where}: the list of messages is empty: add a message with role 'user'")
-    messages = [_message(f"{where}, message {n}", message) for n, message in enumerate(value, start=1)]
-    if messages[-1]["role"] != "user":
-        raise InputError(f"{where}: the last message has role '{messages[-1]['role']}': end with role 'user'")
-    return messages[-1]["content"], messages
-
-
-def _message(where: str, value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
-        raise InputError(f"{where}: must be an object with 'role' and 'content': change it")
-    if not isinstance(value.get("content"), str):
-        raise InputError(f"{where}: 'content' must be a text, not {_kind(value.get('content'))}: change it")
-    return {"role": value["role"], "content": _text(where, value["content"])}
-
-
-def _text(where: str, text: str) -> str:
-    if not text.strip():
-        raise InputError(f"{where}: the text is empty: write one or drop the row")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where}: holds half of a surrogate pair, which no tokenizer can encode: repair the text")
-    return text
-
-
-def _check_answer(where: str, columns: Mapping[str, Any], column: str | None, answer: str | None) -> None:
-    if columns.get("answer") is not None and columns.get("solution") is not None:
-        raise InputError(f"{where}: both 'answer' and 'solution' are given: keep the one to grade against")
-    if column is not None and answer is None:
-        value = _gold(columns)[1]
-        shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
-        raise InputError(
-            f"{where}, column '{column}': {shown} ({_kind(value)}) cannot be graded: use a number, a short text "
-            "or null, or score by --reward"
-        )
-
-
-def _gold(columns: Mapping[str, Any]) -> tuple[str | None, object]:
-    for name in ("answer", "solution"):
-        if columns.get(name) is not None:
-            return name, columns[name]
-    rule = columns.get("reward_model")
-    if isinstance(rule, dict) and rule.get("ground_truth") is not None:
-        return "reward_model", rule["ground_truth"]
-    return None, None
-
-
-def _kind(value: object) -> str:
-    names = {"NoneType": "null", "dict": "an object", "list": "a list", "bool": "a boolean", "int": "an integer"}
-    names |= {"str": "a text", "float": "a number"}
-    return names.get(type(value).__name__, f"a {type(value).__name__}")
+def refuse_leak(sources: Mapping[str, Source]) -> None:
+    """InputError where data to evaluate on holds a file or a split that the run trains on, whatever its name."""
+    train = sources["train"]
+    for name, source in sources.items():
+        if name == "train" or not (both := held(source) & held(train)):
+            continue
+        if source.kind == "file" or train.kind == "file":
+            what = f"holds {min(both)[0]}, which the run trains on: name data that is kept apart"
+        else:
+            what = f"is the training split itself: name another one, such as {source.parted()[0]}:test"
+        raise InputError(f"data_{name}={source.spec} {what}")

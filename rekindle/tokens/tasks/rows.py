@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,20 @@ class Row:
     columns: dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All rows of `path`, read by its extension; InputError (file, place, remedy) where one cannot be read."""
+def check_file(path: Path) -> str:
+    """The extension of a data file that is there; InputError naming it otherwise."""
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
         raise InputError(f"{path}: unknown extension '{path.suffix}': use one of {', '.join(EXTENSIONS)}")
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise InputError(f"{path}: {what}: check the path")
+    return extension
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of `path`, read by its extension; InputError (file, place, remedy) where one cannot be read."""
+    extension = check_file(path)
     rows = _parquet(path) if extension == ".parquet" else _json(path)
     if not rows:
         raise InputError(f"{path}: the file holds no rows: write at least one with a 'prompt'")
@@ -41,14 +47,19 @@ def _json(path: Path) -> list[Row]:
     data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if path.suffix.lower() == ".json" and data.lstrip()[:1] == b"[":
         return _json_list(path, data)
-    return [Row(place, _object(path, place, _parse(path, place, text))) for place, text in _lines(path, data)]
+    return [line_row(path, place, text) for place, text in _lines(path, data)]
 
 
-def _lines(path: Path, data: bytes) -> Iterator[tuple[str, str]]:
+def line_row(path: Path, place: str, line: bytes) -> Row:
+    """The row that one line of a JSONL file holds; InputError naming file and place."""
+    return Row(place, _object(path, place, _parse(path, place, _decode(path, place, line))))
+
+
+def _lines(path: Path, data: bytes) -> Iterator[tuple[str, bytes]]:
     # Split the bytes at line feeds only: str.splitlines would also cut at U+2028 inside a JSON string.
     for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
-            yield f"line {number}", _decode(path, f"line {number}", line)
+            yield f"line {number}", line
 
 
 def _json_list(path: Path, data: bytes) -> list[Row]:
@@ -97,8 +108,17 @@ def _parquet(path: Path) -> list[Row]:
         table = pyarrow.parquet.read_table(path)
         columns = table.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable parquet file ({reason}): write it again") from None
-    if len(set(table.column_names)) < len(table.column_names):
-        raise InputError(f"{path}: two columns share a name: rename one of {', '.join(table.column_names)}")
+        raise unreadable(path, error) from None
+    check_names(path, table.column_names)
     return [Row(f"row {n}", row) for n, row in enumerate(columns, start=1)]
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """The sentence for a parquet file that pyarrow cannot read."""
+    return InputError(f"{path}: not a readable parquet file ({' '.join(str(error).split())}): write it again")
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """InputError where two columns of a parquet file share a name."""
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: two columns share a name: rename one of {', '.join(names)}")
