@@ -1,10 +1,9 @@
-"""What an update needs in memory, and the sentence for a run that does not get it."""
+"""The sentence for an update that does not get its memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
@@ -12,41 +11,8 @@ from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from rekindle.tokens.heads import unwrapped
 from rekindle.tokens.policy import LMPolicy, prompts_of
-from rekindle.tokens.scores import chunk_of
-
-_WIDE, _INNER = 18, 4  # floats kept a token and layer: of the hidden size, and of the width of the MLP
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes of an update. weights: with gradients and the optimiser's two moments."""
-
-    weights: int
-    activations: int
-    logits: int
-
-    def __str__(self) -> str:
-        parts = {"weights and optimiser": self.weights, "activations": self.activations, "logits": self.logits}
-        total = sum(parts.values())
-        return f"about {gib(total)} ({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
-
-
-def estimate(policy: LMPolicy, tokens: int, checkpointing: bool = False) -> Estimate:
-    """An update's memory where a micro-batch has `tokens` real tokens. Activations are right within a factor of two.
-
-    Not counted: what sampling holds, and the scores of attention.
-    """
-    model = unwrapped(policy.model)
-    config = model.config.get_text_config()
-    width, layers = config.hidden_size, config.num_hidden_layers
-    inner = config.to_dict().get("intermediate_size") or 4 * width
-    kept = 1 if checkpointing else layers
-    floats = tokens * (kept * (_WIDE * width + _INNER * inner) + layers * width * checkpointing)
-    size = next(model.parameters()).element_size()
-    weights = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
-    chunk = policy.chunk or chunk_of(policy.parts.vocabulary, tokens)
-    logits = 2 * min(tokens, chunk) * policy.parts.vocabulary * max(size, 4)
-    return Estimate(weights, floats * size, logits)
+from rekindle.train.account import Estimate, Setup, Work, estimate, gib
+from rekindle.train.footprint import measured
 
 
 @contextmanager
@@ -57,9 +23,7 @@ def memory_told(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing:
     except RuntimeError as error:
         if not _out_of_memory(error):
             raise
-        longest = sorted(len(p) + int(n) for p, n in zip(prompts_of(batch), batch.mask.sum(1), strict=True))
-        tokens = sum(longest[-micro_batch:])
-        needs = estimate(policy, tokens, checkpointing)
+        needs, tokens = of_update(policy, batch, micro_batch, checkpointing)
         remedies = [f"descent.micro_batch={max(1, micro_batch // 2)}"] if micro_batch > 1 else []
         remedies += [] if checkpointing else ["checkpointing=true"]
         remedies += ["rollout.max_tokens to less than it is"] if not remedies else []
@@ -69,9 +33,33 @@ def memory_told(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing:
         ) from None
 
 
-def gib(size: int) -> str:
-    """Bytes in words."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+def of_update(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing: bool) -> tuple[Estimate, int]:
+    """(the memory of an update by this policy, the tokens of its longest micro-batch, prompts counted once)."""
+    model = unwrapped(policy.model)
+    weights = list(model.parameters())
+    frozen = any(not p.requires_grad for p in weights)
+    trained = sum(p.numel() for p in weights if p.requires_grad)
+    size, sizes = max(p.element_size() for p in weights if p.is_floating_point()), measured(model)
+    each = sum(i + o for _, i, o in sizes.linears)
+    rows = min(micro_batch, len(batch))
+    lengths, prompts = batch.mask.sum(1), prompts_of(batch)
+    setup = Setup(
+        element=size,
+        narrow=policy.precision == "bf16",
+        checkpointing=checkpointing,
+        lora=max(1, trained // max(each, 1)) if frozen else 0,
+        base=sum(p.numel() * p.element_size() for p in weights if not p.requires_grad) / max(1, sizes.parameters),
+        heads=sum(p.numel() for p in policy.heads.parameters()),
+        gpu=policy.parts.device.type == "cuda",
+    )
+    work = Work(
+        rows=rows,
+        group=max(1, len(batch) // max(1, len(set(prompts)))),
+        prompt=max((len(ids) for ids in prompts), default=0),
+        response=int(lengths.max()) if len(lengths) else 0,
+        pieces=-(-len(batch) // micro_batch),
+    )
+    return estimate(sizes, setup, work), work.tokens
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from rekindle.core.types import ENTROPY_OLD
 from rekindle.errors import InputError
+from rekindle.tokens.tasks.base import Task
 from rekindle.train import options
+from rekindle.train.account import Estimate, Setup, Work, estimate
 from rekindle.train.config import Resolved
+from rekindle.train.engine_memory import BYTES, engine_bytes, engine_least, pushed_bytes
+from rekindle.train.footprint import Footprint, adapter_rank, footprint
+from rekindle.train.hardware import Hardware, own
+from rekindle.train.launch import placed
+from rekindle.train.lengths import Lengths, lengths
+from rekindle.train.ranks import Place
 from rekindle.train.settings import RunConfig, samples_per_prompt
+from rekindle.train.vocabulary import Step, descents, step_of
 
-FREE = ("out", "track.sinks", "vllm.url")
+FREE = (
+    *("out", "track.sinks", "vllm.url", "ranks", "shard"),
+    *(f"ray.{name}" for name in ("address", "samplers", "depth", "cpus", "gpus", "health", "restarts")),
+)
 """Options that may differ between a run and its resumption."""
+QUANTIZED = {"8bit": 1.0, "4bit": 0.57}  # bytes a weight, the scales of its blocks included
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,155 @@ class Row:
     name: str
     value: Any
     origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run before it starts: what a step is, how long its texts are, and what it needs on which hardware."""
+
+    resolved: Resolved
+    step: Step
+    lengths: Lengths
+    model: Footprint
+    hardware: Hardware
+    setup: Setup
+    work: Work
+
+    @property
+    def memory(self) -> Estimate:
+        """Of one rank."""
+        return estimate(self.model, self.setup, self.work)
+
+    @property
+    def room(self) -> int:
+        """Bytes that a rank may take."""
+        return self.hardware.room(self.step.ranks)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a rank's memory suffices, a sampling engine has what it needs, and responses have room."""
+        return self.memory.peak <= self.room and not self.engine_lacks and self.responses_fit
+
+    @property
+    def engine_lacks(self) -> bool:
+        """Whether vLLM's share of a GPU is less than it needs to start."""
+        least = engine_least(self.resolved, self.model, self.lengths, self.hardware)
+        return least > engine_bytes(self.resolved, self.model, self.lengths, self.hardware)
+
+    @property
+    def responses_fit(self) -> bool:
+        """Whether the longest response fits into the model's context, beside the longest prompt where that is known."""
+        prompt = self.lengths.longest if self.lengths.known else 1
+        return self.model.context is None or prompt + self.lengths.response <= self.model.context
+
+    @property
+    def epochs(self) -> float | None:
+        """How often the run sees each prompt, None where the data is a stream."""
+        prompts = self.lengths.prompts
+        return None if prompts is None else self.step.prompts * self.resolved.config.steps / prompts
+
+    def numbers(self) -> dict[str, Any]:
+        """The plan as plain values: sizes in bytes, lengths in tokens."""
+        step, memory = self.step, self.memory
+        return {
+            "model": {"kind": self.model.kind, "parameters": self.model.parameters, "layers": self.model.layers},
+            "step": {
+                **asdict(step),
+                "sampled": step.sampled,
+                "trained": step.trained,
+                "updates": step.updates,
+                "minibatch_sizes": list(step.minibatch_sizes),
+                "passes": step.passes,
+                "passes_a_rank": step.passes_a_rank,
+                "idle_passes": step.idle_passes,
+                "blocks": step.blocks,
+                "blocks_a_rank": step.blocks_a_rank,
+            },
+            "elsewhere": step.elsewhere(),
+            "problems": list(step.problems()),
+            "tokens": asdict(self.lengths),
+            "run": {"steps": self.resolved.config.steps, "epochs": self.epochs, **_totals(self)},
+            "hardware": {**asdict(self.hardware), "room_a_rank": self.room},
+            "memory": {**asdict(memory), "peaks": memory.peaks, "peak": memory.peak, "fits": self.fits},
+        }
+
+
+def _totals(plan: Plan) -> dict[str, int]:
+    steps = plan.resolved.config.steps
+    return {"updates": plan.step.updates * steps, "samples": plan.step.sampled * steps}
+
+
+def planned(resolved: Resolved, task: Task, hardware: Hardware | None = None) -> Plan:
+    """The plan of a run on `hardware` (None: this machine). Reads the data, the tokenizer and the configuration only.
+
+    With assumed GPUs there is a rank for each, unless the user says how many. InputError where the model's
+    configuration cannot be read.
+    """
+    where = hardware or own(resolved.config.device)
+    if where.assumed and where.gpus > 1 and resolved.origin["ranks"] == "default":
+        resolved = placed(resolved, Place(0, where.gpus, 0))
+    step, model = step_of(resolved), footprint(resolved.config.model, task.name)
+    found = lengths(resolved, task)
+    return Plan(
+        resolved=resolved,
+        step=step,
+        lengths=found,
+        model=model,
+        hardware=where,
+        setup=setup_of(resolved, model, step, found, where),
+        work=work_of(resolved, model, step, found, where),
+    )
+
+
+def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, hardware: Hardware) -> Setup:
+    """How the run holds its model."""
+    config, methods = resolved.config, resolved.record.methods
+    element, quantize = BYTES[config.dtype], config.lora.quantize
+    lora, heads = config.lora.rank or adapter_rank(config.model), {h for one in methods for h in one.heads()}
+    needs = {need for one in methods for need in one.needs()}
+    models = {name for need in needs for name in need.passes}
+    rest = model.parameters - model.linear
+    narrow = (QUANTIZED.get(quantize, element) * model.linear + element * rest) / model.parameters
+    engine = 0 if _sleeps(resolved, hardware) else engine_bytes(resolved, model, found, hardware)
+    return Setup(
+        element=element,
+        narrow=config.precision == "bf16",
+        checkpointing=config.checkpointing,
+        lora=lora,
+        targets=config.lora.targets,
+        base=narrow,
+        heads=len(heads) * (model.hidden + 1),
+        reference=not lora and (config.embed == "policy" or "reference" in models),
+        ranks=step.ranks if step.sharded else 1,
+        copy=element if step.sharded and step.ranks > 1 else 0,
+        tables=(1 + len(models) + 3 * (ENTROPY_OLD in needs)) if needs else 0,
+        engine=engine,
+        gpu=hardware.gpu,
+    )
+
+
+def work_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, hardware: Hardware) -> Work:
+    """What one rank computes at once."""
+    config = resolved.config
+    here = config.rollout.sampler == "local"
+    awake = _sleeps(resolved, hardware)
+    return Work(
+        rows=min(max(one.micro_batch for one in descents(resolved)), max(step.minibatch_sizes)),
+        group=step.group,
+        prompt=found.longest,
+        response=found.response,
+        pieces=step.passes_a_rank,
+        block=step.block if here else 0,
+        samples=step.samples if here else 0,
+        engine=engine_bytes(resolved, model, found, hardware) if awake else 0,
+        pushed=pushed_bytes(resolved, model),
+        truncates=config.rollout.top_k > 0 or config.rollout.top_p < 1,
+    )
+
+
+def _sleeps(resolved: Resolved, hardware: Hardware) -> bool:
+    """Whether vLLM gives its memory back while the model trains."""
+    return hardware.gpu and resolved.config.vllm.sleep
 
 
 def plan(resolved: Resolved) -> list[Row]:

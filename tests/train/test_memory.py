@@ -1,4 +1,4 @@
-"""The estimate of an update's memory, and what a run says when it does not get it."""
+"""The account of a step's memory, term by term, and what a run says when an update does not get its own."""
 
 from __future__ import annotations
 
@@ -10,46 +10,112 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
+from rekindle.tokens.heads import Precision
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import PromptRows
-from rekindle.train.memory import estimate, memory_told
+from rekindle.tokens.scores import chunk_of
+from rekindle.train.account import Setup, Work, estimate, gib
+from rekindle.train.footprint import measured
+from rekindle.train.memory import memory_told, of_update
 from tests.tiny_models import build
 from tests.tokens.test_policy import make
 
-SIZES = ((64, 2, 160, 500), (96, 3, 384, 3000))
+SHAPES = ((64, 2, 160, 500), (96, 3, 384, 3000))
 
 
-@pytest.mark.parametrize(("width", "layers", "inner", "vocabulary"), SIZES)
-def test_the_estimate_is_near_what_autograd_keeps(width: int, layers: int, inner: int, vocabulary: int) -> None:
-    config = Qwen3Config(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, intermediate_size=inner, tie_word_embeddings=False,
-    )  # fmt: skip
-    policy = LMPolicy(Qwen3ForCausalLM(config).train())
-    size, batch = 64, make()
-    long = replace(
-        batch,
-        action=torch.ones(6, size, dtype=torch.int64),
-        mask=torch.ones(6, size, dtype=torch.bool),
-        prompt=PromptRows(tuple((3 + i,) for i in range(6))),
-    )
+def held_by_autograd(policy: LMPolicy, batch: Batch) -> int:
+    """Bytes that a forward pass keeps for its backward pass, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
-    held: dict[int, int] = {}
+    held: dict[int, Tensor] = {}
 
     def note(x: Tensor) -> Tensor:
-        held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        held[x.untyped_storage().data_ptr()] = x  # kept alive, or its place would be used again
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        policy(long)
-    kept = sum(size for place, size in held.items() if place not in weights)
-    said = estimate(policy, 6 * size)
-    assert 0.5 < (said.activations + said.logits / 2) / kept < 2
-    assert said.weights == 16 * sum(p.numel() for p in policy.model.parameters())
-    assert estimate(policy, 6 * size, checkpointing=True).activations < said.activations
+        policy(batch)
+    return sum(x.untyped_storage().nbytes() for place, x in held.items() if place not in weights)
+
+
+def rows_of(prompts: int, group: int, prompt: int, response: int) -> Batch:
+    """Rows of full length."""
+    rows = prompts * group
+    return replace(
+        make(),
+        action=torch.ones(rows, response, dtype=torch.int64),
+        mask=torch.ones(rows, response, dtype=torch.bool),
+        uid=torch.arange(rows),
+        group=torch.arange(rows) // group,
+        success=torch.ones(rows, dtype=torch.bool),
+        graded=torch.ones(rows, dtype=torch.bool),
+        score=torch.ones(rows, dtype=torch.float64),
+        prompt=PromptRows(tuple((3 + i // group, *([5] * (prompt - 1))) for i in range(rows))),
+        extra={},
+    )
+
+
+def small(width: int, layers: int, inner: int, vocabulary: int, kind: str = "qwen3") -> PreTrainedModel:
+    sizes = {
+        "vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 24, "intermediate_size": inner, "tie_word_embeddings": False,
+    }  # fmt: skip
+    if kind == "llama":
+        return LlamaForCausalLM(LlamaConfig(**sizes)).train()
+    return Qwen3ForCausalLM(Qwen3Config(**sizes)).train()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("precision", ["full", "bf16"])
+@pytest.mark.parametrize("lengths", [(2, 4, 16, 32), (2, 2, 16, 300), (1, 4, 300, 60), (6, 1, 1, 64)])
+def test_activations_are_what_autograd_keeps(lengths: tuple[int, ...], precision: Precision, kind: str) -> None:
+    prompts, group, prompt, response = lengths
+    for width, layers, inner, vocabulary in SHAPES:
+        policy = LMPolicy(small(width, layers, inner, vocabulary, kind), precision=precision)
+        kept = held_by_autograd(policy, rows_of(*lengths))
+        work = Work(rows=prompts * group, group=group, prompt=prompt, response=response)
+        said = estimate(measured(policy.model), Setup(narrow=precision == "bf16"), work).update
+        rows = prompts * group * response
+        told = said["activations"] + said.get("bf16 copies", 0) + 4 * min(rows, chunk_of(vocabulary, rows)) * vocabulary
+        assert told == pytest.approx(kept, rel=0.03)
+
+
+def test_an_update_of_a_policy_that_is_there() -> None:
+    policy = LMPolicy(small(*SHAPES[0]))
+    said, tokens = of_update(policy, rows_of(2, 3, 5, 64), 4, False)
+    count = sum(p.numel() for p in policy.model.parameters())
+    assert said.held["weights"] == 4 * count and said.held["optimizer"] == 8 * count
+    assert said.update["gradients"] == 4 * count, "two forward passes: the first one's gradients are there"
+    assert tokens == 2 * 5 + 4 * 63
+    again, _ = of_update(policy, rows_of(2, 3, 5, 64), 4, True)
+    assert again.update["activations"] < said.update["activations"]
+    assert again.peaks["update"] < said.peaks["update"]
+    assert str(said).startswith("about ") and "activations" in str(said) and "MiB" in str(said)
+
+
+def test_gradients_take_the_place_of_activations_in_a_single_pass() -> None:
+    model = measured(small(*SHAPES[1]))
+    work = Work(rows=64, group=8, prompt=4, response=64, pieces=2)
+    two, one = (estimate(model, Setup(), replace(work, pieces=n)) for n in (2, 1))
+    assert two.peaks["update"] - one.peaks["update"] == two.update["gradients"]
+    little = estimate(model, Setup(checkpointing=True), replace(work, rows=1, response=2, pieces=1))
+    assert sum(little.update.values()) == 4 * model.parameters, "then the gradients are all there is"
+
+
+def test_ranks_that_share_the_weights() -> None:
+    model, work = measured(small(*SHAPES[1])), Work(rows=4, group=4, prompt=4, response=8)
+    alone, shared = estimate(model, Setup(), work), estimate(model, Setup(ranks=4, copy=4), work)
+    for name in ("weights", "optimizer"):
+        assert shared.held[name] == pytest.approx(alone.held[name] / 4, abs=1)
+    assert shared.held["sampler's copy"] == alone.held["weights"]
+    assert shared.update["gathered layers"] == 4 * (3 * model.layer + 2 * model.root)
+
+
+def test_sizes_in_words() -> None:
+    assert [gib(size) for size in (10, 2**20, 3 * 2**29)] == ["under 1 MiB", "1 MiB", "1.5 GiB"]
 
 
 def fail(message: str) -> None:

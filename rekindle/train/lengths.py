@@ -1,0 +1,98 @@
+"""How long prompts are, before a run: in tokens where the tokenizer is there, else guessed from their characters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from rekindle.errors import InputError
+from rekindle.tokens.chat import Encode
+from rekindle.tokens.fetching import guarded, quiet
+from rekindle.tokens.loader import EMBEDDED_TASKS
+from rekindle.tokens.rollouts import Example
+from rekindle.tokens.tasks.base import Task
+from rekindle.train.config import Resolved
+from rekindle.train.footprint import place
+
+LOOKED_AT = 512
+"""Prompts whose length is looked at."""
+CHARACTERS = 4
+"""A token, where nothing better is known (English text, vocabularies of 32,000 and more)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Tokens a prompt, `longest` and on average, and the most a response may have. known: counted, not assumed.
+
+    prompts: training prompts there are, None where they are streamed. looked_at: of these.
+    """
+
+    prompts: int | None
+    looked_at: int
+    mean: float
+    longest: int
+    response: int
+    known: bool
+
+    def __str__(self) -> str:
+        seen = "all prompts" if self.looked_at == self.prompts else f"{self.looked_at} prompts"
+        how = (
+            f"counted on {seen}"
+            if self.known
+            else f"assumed: no tokenizer, {CHARACTERS} characters a token, system prompt included, chat template not"
+        )
+        return f"{self.longest} at most and {self.mean:.0f} on average ({how})"
+
+
+def lengths(resolved: Resolved, task: Task) -> Lengths:
+    """Of the run's training prompts, `LOOKED_AT` of them evenly spread; of a stream its first ones."""
+    examples = task.split("train")
+    count = len(examples) if isinstance(examples, Sized) else None
+    some = _some(examples, count)
+    encode = _encode(resolved, task)
+    if encode is None:
+        chat = task.name not in EMBEDDED_TASKS
+        system = len((resolved.config.system(task.system_prompt) or "") if chat else "")
+        found = [math.ceil((system + _characters(example)) / CHARACTERS) for example in some]
+    else:
+        found = [len(encode(example)) for example in some]
+    return Lengths(
+        prompts=count,
+        looked_at=len(found),
+        mean=sum(found) / len(found),
+        longest=max(found),
+        response=resolved.config.rollout.max_tokens,
+        known=encode is not None,
+    )
+
+
+def _some(examples: Sequence[Example], count: int | None) -> list[Example]:
+    if count is None:
+        found = [example for example, _ in zip(examples, range(LOOKED_AT), strict=False)]
+    else:
+        found = [examples[i * count // min(LOOKED_AT, count)] for i in range(min(LOOKED_AT, count))]
+    if not found:
+        raise InputError("the training split has no prompts: give data that has some")
+    return found
+
+
+def _characters(example: Example) -> int:
+    messages = example.meta.get("messages") or [{"content": example.prompt}]
+    return sum(len(str(message["content"])) for message in messages)
+
+
+def _encode(resolved: Resolved, task: Task) -> Encode | None:
+    """The run's own way of making prompts into tokens; None where the model's folder has no tokenizer."""
+    config = resolved.config
+    where = place(config.model, task.name)
+    if Path(where).is_dir() and not any(Path(where).glob("*token*")) and not (Path(where) / "vocab.json").is_file():
+        return None
+    with quiet(), torch.random.fork_rng(devices=[]):
+        tokenizer = guarded(config.model, lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False))
+    chat = tokenizer.chat_template is not None and task.name not in EMBEDDED_TASKS
+    return Encode(tokenizer, chat, config.system(task.system_prompt), config.thinking)
