@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Tests and short runs are many small tensors: a second thread only costs.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint test-fast test-heavy vllm-env vllm-python judge effects bench studies results clean
+.PHONY: demo test lint test-fast test-heavy vllm-env vllm-python judge effects bench scaling studies results clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.base
@@ -23,10 +23,15 @@ lint: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
 
-# Real TRL and verl, in environments outside the clone; skipped, loudly, where those cannot be built.
+# What takes long here (Ray, processes that are killed, hundreds of hostile answers), then real TRL, verl, verifiers and
+# vLLM in environments outside the clone; those are skipped, loudly, where they cannot be built.
+HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli
+
 test-heavy: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m heavy $(HEAVY)
 	$(ONE_THREAD) scripts/heavy.sh "$(abspath $(BIN))/python"
 	$(ONE_THREAD) scripts/judge.sh "$(abspath $(BIN))/python" test
+	$(ONE_THREAD) scripts/verifiers.sh "$(abspath $(BIN))/python"
 	$(ONE_THREAD) scripts/vllm.sh "$(abspath $(BIN))/python" test
 
 # vLLM and the whole of Rekindle in an environment outside the clone; it says where, and how it is used.
@@ -51,6 +56,10 @@ effects: $(VENV)/.dev
 # on two cores. `make bench WHAT=step` measures one item only, `make bench WHAT="step --sizes 1M"` one row of it.
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.speed $(WHAT)
+
+# Steps of real runs against prompts, group, length, parameters and ranks: docs/scaling.md. Ten minutes on a quiet machine.
+scaling: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.scaling
 
 # The studies in docs: an echo on saturated prompts, EVOL-RL's ablation, real vLLM as the sampler. An hour or more.
 ABLATION := evol_rl ttrl_entropy $(addprefix examples/03_evol_rl_ablation.py:,no_entropy no_clip_higher local_only global_only)

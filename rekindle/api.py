@@ -29,8 +29,8 @@ def train(
     """Train and return the run folder (`final/` in it is a Hugging Face folder).
 
     method: a name of the shelf or "FILE.py:function". task or data: a shipped task, or a JSONL or parquet file.
-    reward: "FILE.py:function[=weight]". options: dotted option -> value, as `--set`. heard: called with every record of
-    the run. Raises InputError (one sentence with the remedy) and GuardStop.
+    reward: "[PREFIX:]FILE.py|MODULE:function[=weight]". options: dotted option -> value, as `--set`. heard: called with
+    every record of the run. Raises InputError (one sentence with the remedy) and GuardStop.
     """
     flags = {
         "model": model,

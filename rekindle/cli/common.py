@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 120
 ENDS: tuple[tuple[type[Exception], int], ...] = ((InputError, 2), (GuardStop, 3), (EngineDead, 4))
 
+WORDS: ContextVar[tuple[str, ...]] = ContextVar("WORDS", default=())
+"""The command line that is being run."""
+
 
 @runtime_checkable
 class Usage(Protocol):
@@ -37,8 +41,10 @@ class Usage(Protocol):
 def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 input, 3 guard, 4 engine dead, 130 interrupted.
 
-    The foreseen ends print one sentence to stderr and no traceback; anything else is a bug and keeps its traceback.
+    A command finds the words that it was called by in `WORDS`, to start itself again in other processes. The foreseen
+    ends print one sentence to stderr and no traceback; anything else is a bug and keeps its traceback.
     """
+    said = WORDS.set(tuple(sys.argv[1:] if argv is None else argv))
     try:
         code = app(argv, prog_name="rekindle", standalone_mode=False)
     except SystemExit as end:
@@ -54,6 +60,8 @@ def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
         text = end.format_message()
         print(text, file=sys.stderr) if "\n" in text.strip() else say(text)  # several lines: the help
         return end.exit_code
+    finally:
+        WORDS.reset(said)
     return code if isinstance(code, int) else 0
 
 

@@ -16,7 +16,7 @@ from rekindle.cli.common import print_json, print_table
 from rekindle.cli.common import version as installed
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "math": ("math_verify",),
+    "math": ("math_verify", "jsonschema", "reasoning_gym"),
     "train": ("accelerate", "peft", "datasets"),
     "vllm": ("vllm",),
     "ray": ("ray",),
@@ -60,6 +60,8 @@ def engines() -> dict[str, dict[str, Any]]:
     """What can sample here, and for what cannot: why, and what to do about it."""
     states = {name: _state(modules, install) for name, (modules, install) in ENGINES.items()}
     states["local"]["what"] = "in the process that trains, from the weights themselves: --sampler local"
+    if states["ray"]["usable"]:
+        states["ray"]["what"] = "a fleet of local samplers or vLLM engines: --sampler ray --samplers N"
     return {"local": states["local"], "vllm": vllm_engine(), "ray": states["ray"]}
 
 

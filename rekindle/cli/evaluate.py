@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rekindle.train.evaluate import Evaluation
 
 Model = Annotated[str, typer.Argument(help="a run folder, a model folder, a hub id, or 'embedded'")]
-TaskName = Annotated[str | None, typer.Option(help="a task of the package: reduce (default), digit_sum")]
-Data = Annotated[str | None, typer.Option(help="a JSONL or parquet file with 'prompt' and 'answer'")]
+TaskName = Annotated[str | None, typer.Option(help="a task: reduce (default), digit_sum, rg:NAME of reasoning-gym")]
+Data = Annotated[str | None, typer.Option(help="a JSONL or parquet file with answers, a data set folder or hub id")]
 Split = Annotated[str | None, typer.Option(help="heldout (default) or ood; of a --data file, all rows")]
 Samples = Annotated[int, typer.Option("-n", min=1, help="responses a prompt")]
 Ks = Annotated[list[int] | None, typer.Option("-k", min=1, help="k of pass@k and maj@k, repeatable (default 1 4 16)")]
@@ -26,6 +26,8 @@ Seed = Annotated[int, typer.Option(min=0, help="seed of the samples")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float64")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest response (default: the task's, or 256)")]
+Grade = Annotated[str | None, typer.Option(help="exact, math, choice, json or code (default: as the data's layout)")]
+Extract = Annotated[str | None, typer.Option(help="boxed, hash, last_number, choice, whole or any")]
 Json = Annotated[bool, typer.Option("--json", help="print {METRIC: number}")]
 
 
@@ -41,6 +43,8 @@ def evaluate(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     max_tokens: MaxTokens = None,
+    grade: Grade = None,
+    extract: Extract = None,
     json: Json = False,
 ) -> None:
     """Measure a model at temperature 1 and top-p 1: pass@k, maj@k, entropy, distinct derivations."""
@@ -55,6 +59,7 @@ def evaluate(
         seed=seed,
         place=(device, dtype),
         max_tokens=max_tokens,
+        grading=(grade, extract),
     )
     if json:
         print_json(dict(found.mean))
@@ -87,14 +92,28 @@ def measure(
     seed: int,
     place: tuple[str, str],
     max_tokens: int | None,
+    grading: tuple[str | None, str | None] = (None, None),
 ) -> Evaluation:
-    """The evaluation of the model `spec` on the (task, data) `source` and the (device, dtype) `place`."""
+    """The evaluation of the model `spec` on the (task, data) `source` and the (device, dtype) `place`.
+
+    grading: (how answers are compared, where they stand), None as the data's layout says.
+    """
+    from rekindle.train.graded import profile_grading
     from rekindle.train.measure import Measure, evaluate_model, load_source, task_sampling
     from rekindle.train.refusals import evaluated_split
 
     task = load_source(*source)
     name = split or evaluated_split(task)
-    how = Measure(prompts=prompts, samples=n, ks=ks, seed=seed, device=place[0], dtype=place[1], option="--max-tokens")
+    how = Measure(
+        prompts=prompts,
+        samples=n,
+        ks=ks,
+        seed=seed,
+        device=place[0],
+        dtype=place[1],
+        grading=profile_grading(task, *grading),
+        option="--max-tokens",
+    )
     with counting() as progress:
         return evaluate_model(spec, task, (name,), task_sampling(task, max_tokens), how, progress)[name]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rekindle.cli import analysis, compare, doctor, evaluate, prove, sample, serve, shelf, train, warm
+from rekindle.cli import analysis, compare, data, doctor, evaluate, export, prove, sample, serve, shelf, train, warm
 from rekindle.cli.common import run_safely
 from rekindle.cli.common import version as installed
 
@@ -40,7 +40,9 @@ def _root(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.add_typer(data.app, name="data")
 app.command("sample")(sample.sample)
+app.command("export")(export.export)
 app.command("warm")(warm.warm)
 app.command("methods")(shelf.methods)
 app.command("show")(shelf.show)

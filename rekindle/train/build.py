@@ -2,48 +2,62 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rekindle.core.method import PolicyGradient
+from rekindle.core.ranks import Alone, Ranks, Together
 from rekindle.core.stages import Stages
 from rekindle.tokens.embed import HashedNgrams, PolicyStates
+from rekindle.tokens.grading.selfcheck import refuse_unsound, told
 from rekindle.tokens.heads import split
-from rekindle.tokens.loader import load_model
 from rekindle.tokens.packed import checkpoint_layers
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rewards import load_rewards
+from rekindle.tokens.sampling.base import Sampler
+from rekindle.tokens.sampling.ray_sampler import RaySampler
 from rekindle.tokens.tasks.base import Task
+from rekindle.tokens.tasks.lazy import looked_at
 from rekindle.tokens.verify import Verifier
+from rekindle.train.ahead import Window
 from rekindle.train.config import Resolved
-from rekindle.train.refusals import check_prompts, check_run
-from rekindle.train.run import Run
-from rekindle.train.samplers import make_sampler
+from rekindle.train.graded import task_grader
+from rekindle.train.opened import start_model, start_weights
+from rekindle.train.refusals import check_run, fitting
+from rekindle.train.run import Run, sampling_of
+from rekindle.train.settings import RunConfig
+from rekindle.train.shard import copied, sharded
+from rekindle.train.shared_sampler import ranked_sampler
 
 
-def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
-    """Load everything a run needs, at its start weights. InputError where the model or the data cannot serve it."""
+def make_run(
+    resolved: Resolved,
+    task: Task,
+    folder: Path | None = None,
+    ranks: Together | None = None,
+    device: str | None = None,
+) -> Run:
+    """Load everything a run needs, at its start weights. InputError where the model or the data cannot serve it.
+
+    ranks: that take its steps together (None: one process); device: of this one, where it is not the run's.
+    """
     check_run(resolved, task)
-    config, method = resolved.config, resolved.record
-    where = {"device": config.device, "dtype": config.dtype}
-    loaded = load_model(config.model, task_name=task.name, system_prompt=config.system(task.system_prompt), **where)
-    loaded.model.train()
-    rewards = load_rewards(config.reward) if config.reward else None
-    examples = task.split("train")
-    check_prompts(loaded, examples, config.rollout.max_tokens)
-    frozen = _frozen(loaded.model) if _wants_reference(method, config.embed) else None
+    ranks, method = ranks or Alone(), resolved.record
+    config = replace(resolved.config, device=device or resolved.config.device)
+    verifier = make_verifier(config, task, ranks)
+    loaded = start_model(config, task)
+    examples = fitting(loaded, task.split("train"), config.rollout.max_tokens)
+    frozen = start_weights(loaded) if _wants_reference(method, config.embed) else None
+    copy = copied(loaded.model) if ranks.sharded else None
     if config.checkpointing:
         checkpoint_layers(loaded.model)
-    policy = LMPolicy(
-        loaded.model,
-        temperature=config.rollout.temperature,
-        precision=config.precision,
-        heads=make_heads(loaded.model, method),
-    )
+    heads = make_heads(loaded.model, method)
+    policy = LMPolicy(loaded.model, temperature=config.rollout.temperature, precision=config.precision, heads=heads)
+    shares = sharded(policy, config.device, ranks.count) if ranks.sharded else None
+    sampler = ranked_sampler(config, loaded, task, ranks, copy)
     return Run(
         resolved=resolved,
         method=method,
@@ -51,14 +65,39 @@ def make_run(resolved: Resolved, task: Task, folder: Path | None = None) -> Run:
         task=task,
         loaded=loaded,
         policy=policy,
-        sampler=make_sampler(config, loaded, task),
-        verifier=Verifier(task, rewards),
+        sampler=sampler,
+        ahead=make_ahead(resolved, sampler),
+        verifier=verifier,
         embed=HashedNgrams() if frozen is None or config.embed == "ngrams" else PolicyStates(frozen, loaded.tokenizer),
         references={} if frozen is None else {"reference": frozen},
         optimizer=make_optimizer(loaded.model, method.methods[0], policy.heads),
         examples=examples,
         folder=folder,
+        ranks=ranks,
+        shares=shares,
+        copy=copy,
     )
+
+
+def make_verifier(config: RunConfig, task: Task, ranks: Ranks) -> Verifier:
+    """What grades: the user's rewards, or the data's references by the options `grading`, or the task itself.
+
+    The references are tried first; InputError where too many cannot be compared with.
+    """
+    rewards = load_rewards(config.reward) if config.reward else None
+    grader = task_grader(config.grading, task)
+    if grader is None:
+        return Verifier(task, rewards, ranks=ranks)
+    failures = refuse_unsound(grader, list(looked_at(task.split("train"))), ranks) if rewards is None else []
+    return Verifier(task, rewards, grader, ranks, notes=(told(failures, grader),) if failures else ())
+
+
+def make_ahead(resolved: Resolved, sampler: Sampler) -> Window | None:
+    """The window of batches that are drawn while the run trains; None where each step draws its own."""
+    staleness = resolved.config.ray.staleness
+    if not staleness or not isinstance(sampler, RaySampler):
+        return None
+    return Window(sampler, staleness, sampling_of(resolved))
 
 
 def make_heads(model: torch.nn.Module, method: PolicyGradient | Stages) -> torch.nn.ModuleDict:
@@ -66,7 +105,8 @@ def make_heads(model: torch.nn.Module, method: PolicyGradient | Stages) -> torch
     names = dict.fromkeys(head for one in method.methods for head in one.heads())
     weight = split(model, probe=False).head.weight
     assert isinstance(weight, Tensor)
-    heads = {name: torch.nn.Linear(weight.shape[1], 1, dtype=weight.dtype, device=weight.device) for name in names}
+    dtype = torch.promote_types(weight.dtype, torch.float32)  # a frozen base may be narrower than what trains
+    heads = {name: torch.nn.Linear(weight.shape[1], 1, dtype=dtype, device=weight.device) for name in names}
     for head in heads.values():
         torch.nn.init.zeros_(head.weight)
         torch.nn.init.zeros_(head.bias)
@@ -87,10 +127,3 @@ def make_optimizer(
 
 def _wants_reference(method: PolicyGradient | Stages, embed: str) -> bool:
     return embed == "policy" or any("reference" in need.passes for need in method.needs())
-
-
-def _frozen(model: Any) -> Any:
-    reference = copy.deepcopy(model)
-    for parameter in reference.parameters():
-        parameter.requires_grad_(False)
-    return reference

@@ -18,7 +18,7 @@ from rekindle.train.checks import check, warnings
 from rekindle.train.corrected import corrected
 from rekindle.train.settings import RunConfig
 
-Origin = Literal["default", "method", "sampler", "profile", "run.toml", "flag", "--set"]
+Origin = Literal["default", "method", "sampler", "profile", "run.toml", "flag", "--set", "launcher", "ranks"]
 _RANK: Mapping[Origin, int] = {
     **{"default": 0, "method": 0, "sampler": 0},
     **{"profile": 1, "run.toml": 2, "flag": 3, "--set": 3},

@@ -14,12 +14,48 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
 
 RESERVED = ("kind", "step", "time", "nonfinite")
 RESUME = "resume"
+
+
+@runtime_checkable
+class Log(Protocol):
+    """What takes the records of a run."""
+
+    def write(
+        self, kind: str, step: int, values: Mapping[str, Any], *, time: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Take one record and return it."""
+        ...
+
+    def resume(self, step: int) -> dict[str, Any]:
+        """Take the event that the run goes on from the checkpoint of `step`."""
+        ...
+
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        ...
+
+
+class NoLog:
+    """Keeps nothing: of the ranks of a run, one writes."""
+
+    def write(
+        self, kind: str, step: int, values: Mapping[str, Any], *, time: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """The record."""
+        return {"kind": kind, "step": step, **values, "time": dict(time or {})}
+
+    def resume(self, step: int) -> dict[str, Any]:
+        """The record."""
+        return self.write(RESUME, step, {})
+
+    def sync(self) -> None:
+        """Nothing to do."""
 
 
 class EventLog:

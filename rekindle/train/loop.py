@@ -12,11 +12,15 @@ from typing import Any
 
 from rekindle.core.types import Metrics, mean_metrics
 from rekindle.errors import EngineDead, GuardStop
+from rekindle.tokens.sampling.base import Clocked
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import publish, save_checkpoint, save_model
-from rekindle.train.evaluate import evaluate, evaluation_sampling, spread
-from rekindle.train.events import EventLog
+from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, spread
+from rekindle.train.events import Log
+from rekindle.train.finals import leave_merged
+from rekindle.train.meter import alarms
+from rekindle.train.ranks import RankLost
 from rekindle.train.refusals import evaluated_split
 from rekindle.train.run import Run
 
@@ -55,27 +59,32 @@ class Folder:
         return self.root / "run.toml"
 
 
-def train(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> None:
+def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
     """Take the steps that are left. Every record goes to `log` and to `heard` (the live view)."""
     steps = run.resolved.config.steps
     while run.step_index < steps:
         began = time.perf_counter()
         run.seconds, run.last_rollouts, run.drawn = {}, [], 0
         run.record = run.method.at(run.step_index / max(1, steps - 1))
+        if run.verifier.rewards is not None:
+            run.verifier.rewards.progress.at(run.step_index, steps, run.memory["prompts"] / len(run.examples))
         metrics = taken_step(run, folder, log)
         values = {**mean_metrics(run.observed), **mean_metrics(metrics), "responses": float(run.drawn)}
+        warned = alarms(run.observed) if not run.step_index else []
         run.observed = {}
         run.step_index += 1
         run.memory["empty_steps"] = 0 if metrics["signal"][0] else run.memory["empty_steps"] + 1
         seconds = time.perf_counter() - began
         heard(log.write("step", run.step_index, values, time=timing(run, seconds)))
+        for text in warned:
+            heard({"kind": "note", "step": run.step_index, "text": text})
         if run.last_rollouts:
             heard(shown_sample(run))
         after_step(run, folder, log, heard)
         refuse_to_spin(run)
 
 
-def taken_step(run: Run, folder: Folder | None, log: EventLog) -> Metrics:
+def taken_step(run: Run, folder: Folder | None, log: Log) -> Metrics:
     """One step. Where the engine that samples dies before its first update, nothing of the steps done is lost."""
     config = run.resolved.config
     if folder is None or config.rollout.sampler == "local" or not config.checkpoint.every or not run.step_index:
@@ -83,11 +92,12 @@ def taken_step(run: Run, folder: Folder | None, log: EventLog) -> Metrics:
     memory = copy.deepcopy(run.memory)
     try:
         return run.record.step(run)
+    except RankLost:  # what it left half done is not known here
+        raise
     except EngineDead:
         if "update" not in run.seconds:
             run.memory = memory
-            log.sync()
-            save_checkpoint(run, folder.checkpoints, config.checkpoint.keep)
+            save_together(run, folder, log)
         raise
 
 
@@ -107,40 +117,51 @@ def refuse_to_spin(run: Run) -> None:
         )
 
 
-def after_step(run: Run, folder: Folder | None, log: EventLog, heard: Listener) -> None:
+def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
     """Evaluate, keep rollouts and checkpoint where this step asks for it."""
     config = run.resolved.config
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
         heard(log.write("eval", run.step_index, kept_evaluation(run, folder, log)))
     if folder is None:
         return
-    if config.checkpoint.rollouts and run.step_index % config.checkpoint.rollouts == 0:
+    kept = config.checkpoint.rollouts and run.step_index % config.checkpoint.rollouts == 0
+    if kept and not run.ranks.index:
         write_rollouts(folder.rollouts, run.step_index, run.last_rollouts)
     due = run.step_index == config.steps or run.step_index % max(1, config.checkpoint.every) == 0
     if config.checkpoint.every and due:
-        log.sync()
-        save_checkpoint(run, folder.checkpoints, config.checkpoint.keep)
+        save_together(run, folder, log)
 
 
-def kept_evaluation(run: Run, folder: Folder | None, log: EventLog) -> dict[str, float]:
+def kept_evaluation(run: Run, folder: Folder | None, log: Log) -> dict[str, float]:
     """`quick_evaluation`. Where the engine that samples dies, the step that was taken is saved, unevaluated."""
     try:
         return quick_evaluation(run)
+    except RankLost:
+        raise
     except EngineDead:
         if folder is not None and run.resolved.config.checkpoint.every:
-            log.sync()
-            save_checkpoint(run, folder.checkpoints, run.resolved.config.checkpoint.keep)
+            save_together(run, folder, log)
         raise
 
 
+def save_together(run: Run, folder: Folder, log: Log) -> None:
+    """A checkpoint, whole before any rank goes on: the first rank that ends has the others stopped."""
+    log.sync()
+    save_checkpoint(run, folder.checkpoints, run.resolved.config.checkpoint.keep)
+    run.ranks.exchange(None)
+
+
 def finish(run: Run, folder: Folder) -> None:
-    """Leave the trained model and its card in `final/`; it appears whole or not at all."""
-    if folder.final.exists():
+    """Leave the trained model and its card in `final/`; it appears whole or not at all. All ranks call it."""
+    if run.copy is not None:
+        run.copy.refresh()
+    if run.ranks.index or folder.final.exists():
         return
     partial = folder.root / ".final.partial"
     shutil.rmtree(partial, ignore_errors=True)
     save_model(run, partial)
     write_model_card(run, partial, folder.final.name)
+    leave_merged(run, folder.root)
     publish(partial, folder.final)
 
 
@@ -152,7 +173,8 @@ def quick_evaluation(run: Run) -> dict[str, float]:
     ks = [k for k in (1, 4, 16) if k <= n]
     settings = evaluation_sampling(run.resolved)
     run.fresh()
-    found = evaluate(run.sampler, run.verifier, examples, settings, samples=n, ks=ks, seed=config.seed)
+    how = {"samples": n, "ks": ks, "seed": config.seed, "at_once": blocks_at_once(run)}
+    found = evaluate(run.sampler, run.verifier, examples, settings, **how)
     return dict(found.mean)
 
 
@@ -172,4 +194,7 @@ def shown_sample(run: Run) -> dict[str, Any]:
 def timing(run: Run, seconds: float) -> dict[str, float]:
     """What a step took: seconds by part, and sampled tokens a second."""
     tokens = sum(int(rollouts.mask.sum()) for rollouts, _ in run.last_rollouts)
-    return {"seconds": seconds, **run.seconds, "tokens_per_s": tokens / max(run.seconds.get("sample", 0.0), 1e-9)}
+    clocked = run.sampler.clocked() if isinstance(run.sampler, Clocked) else {}
+    # Ahead of the updates, tokens are drawn for as long as a step takes; "sample" is what it waited for them.
+    drawing = seconds if run.ahead is not None else run.seconds.get("sample", 0.0)
+    return {"seconds": seconds, **run.seconds, **clocked, "tokens_per_s": tokens / max(drawing, 1e-9)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
@@ -10,14 +11,17 @@ from rekindle.tokens.labels import Label
 from rekindle.tokens.loader import Loaded, context_length
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
+from rekindle.tokens.tasks.lazy import Streamed, looked_at
 from rekindle.train.config import Resolved
+from rekindle.train.fleets import check_fleet
 from rekindle.train.settings import parts
 
 
 def check_run(resolved: Resolved, task: Task) -> None:
     """InputError for what the method cannot do with the data, the rewards or the number format."""
     config = resolved.config
-    if config.dtype == "bfloat16":
+    check_fleet(config, resolved.record)
+    if config.dtype == "bfloat16" and not config.lora.rank:  # adapters stay in float32
         raise InputError(
             "weights in bfloat16 lose every update below a bf16 step: set dtype=float32, and precision=bf16 for speed"
         )
@@ -26,7 +30,7 @@ def check_run(resolved: Resolved, task: Task) -> None:
     labels: list[Label] = [method.collect.label for method in resolved.record.methods]
     if config.reward and not all(label.needs_truth for label in labels):
         raise InputError(f"method '{config.method}' scores by its own samples and would ignore --reward: drop it")
-    unlabelled = all(example.answer is None for example in task.split("train"))
+    unlabelled = all(example.answer is None for example in looked_at(task.split("train")))
     if unlabelled and not config.reward and any(label.needs_truth for label in labels):
         raise InputError(
             f"method '{config.method}' needs answers and the data has none: add an 'answer' column, give --reward "
@@ -49,7 +53,7 @@ class ReadsColumns(Protocol):
 def check_columns(method: str, columns: Sequence[str], task: Task) -> None:
     """InputError naming the first training prompt that lacks a column."""
     for column in columns:
-        lacking = [example.id for example in task.split("train") if not example.meta.get(column)]
+        lacking = [example.id for example in looked_at(task.split("train")) if not example.meta.get(column)]
         if lacking:
             raise InputError(
                 f"method '{method}' needs a column '{column}' and prompt '{lacking[0]}' has none ({len(lacking)} lack "
@@ -61,14 +65,27 @@ def check_prompts(
     loaded: Loaded, examples: Sequence[Example], max_tokens: int, option: str = "rollout.max_tokens"
 ) -> None:
     """InputError naming the first prompt that leaves no room for `max_tokens` (`option`) in the model's context."""
+    for example in looked_at(examples):
+        check_prompt(loaded, max_tokens, option, example)
+
+
+def check_prompt(loaded: Loaded, max_tokens: int, option: str, example: Example) -> None:
+    """InputError where a prompt leaves no room for `max_tokens` (`option`) in the model's context."""
     limit = context_length(loaded.model)
-    for example in examples:
-        length = len(loaded.encode(example))
-        if limit is not None and length + max_tokens > limit:
-            raise InputError(
-                f"prompt '{example.id}' has {length} tokens, which with {option}={max_tokens} exceeds the model's "
-                f"context of {limit}: shorten or drop it, or give a smaller {option}"
-            )
+    length = len(loaded.encode(example))
+    if limit is not None and length + max_tokens > limit:
+        raise InputError(
+            f"prompt '{example.id}' has {length} tokens, which with {option}={max_tokens} exceeds the model's "
+            f"context of {limit}: shorten or drop it, or give a smaller {option}"
+        )
+
+
+def fitting(loaded: Loaded, examples: Sequence[Example], max_tokens: int) -> Sequence[Example]:
+    """`examples`, checked by `check_prompts`; of streamed ones each is checked again when it is read."""
+    check_prompts(loaded, examples, max_tokens)
+    if not isinstance(examples, Streamed):
+        return examples
+    return examples.checked(partial(check_prompt, loaded, max_tokens, "rollout.max_tokens"))
 
 
 def check_labels(task: Task) -> None:

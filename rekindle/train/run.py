@@ -15,6 +15,7 @@ from torch import Tensor
 from rekindle.core.descend import backward
 from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
+from rekindle.core.ranks import Alone, Together, sum_gradients
 from rekindle.core.schedules import plain
 from rekindle.core.stages import Stages
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics
@@ -31,12 +32,15 @@ from rekindle.tokens.stream import stretch
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
 from rekindle.train.agreement import agreement
+from rekindle.train.ahead import Ahead
 from rekindle.train.config import Resolved
 from rekindle.train.corrected import cap_of
 from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
 from rekindle.train.quarantine import quarantine
 from rekindle.train.settings import samples_per_prompt
+from rekindle.train.shard import Copy, ShardedPolicy
+from rekindle.train.together import Scores, clip, refuse_drift, refuse_unlike, shared_columns
 
 
 @dataclass(eq=False)
@@ -44,7 +48,8 @@ class Run:
     """The state of a run. `memory` holds what is saved besides weights and optimiser: plain JSON values by name.
 
     `memory["history"]` has the share of successes of each visit of each prompt, oldest first. method: all of the run.
-    record: the method of this step, its schedules resolved to plain numbers.
+    record: the method of this step, its schedules resolved to plain numbers. ranks: that take its steps together;
+    shares, copy: the policy where they hold a part of its weights each, and a whole copy of its model then.
     """
 
     resolved: Resolved
@@ -67,6 +72,15 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     last_rollouts: list[tuple[Rollouts, Verdicts]] = field(default_factory=list)
     stale: bool = True
+    ahead: Ahead | None = None
+    ranks: Together = field(default_factory=Alone)
+    shares: ShardedPolicy | None = None
+    copy: Copy | None = None
+
+    @property
+    def scores(self) -> Scores:
+        """The policy as it is called: with its weights in shares where they are."""
+        return self.policy if self.shares is None else self.shares
 
     @property
     def prompts_per_step(self) -> int:
@@ -101,6 +115,8 @@ class Run:
 
     def next_examples(self, count: int) -> list[Example]:
         """The next `count` prompts of an endless stream: every epoch a shuffle that depends on seed and epoch only."""
+        if self.ahead is not None:
+            return self.ahead.examples(self, count)
         start = self.memory["prompts"]
         self.memory["prompts"] += count
         return stretch(self.examples, start, count, self.resolved.config.seed)
@@ -108,6 +124,8 @@ class Run:
     def sample(self, examples: Sequence[Example]) -> Rollouts:
         """Responses of the current weights: `votes` a prompt where the method votes, else `group`."""
         n = samples_per_prompt(self.record, self.resolved.config.rollout)
+        if self.ahead is not None:
+            return self.ahead.rollouts(self, examples)
         return self._draw(examples, n, sampling_of(self.resolved))
 
     def greedy(self, examples: Sequence[Example]) -> Rollouts:
@@ -139,7 +157,7 @@ class Run:
             also = (*also, LOGP_OLD)
         needs, micro = tuple(dict.fromkeys((*self.record.needs(), *also))), self.record.descent.micro_batch
         with memory_told(self.policy, batch, micro, self.resolved.config.checkpointing):
-            columns = self.policy.columns(batch, needs, self.references, micro_batch=micro)
+            columns = shared_columns(self.scores, batch, needs, self.references, micro, self.ranks)
         self._spent("score", began)
         return batch.with_columns(**columns)
 
@@ -152,7 +170,8 @@ class Run:
             self.memory["history"].setdefault(prompt, []).append(share)
 
     def gather(self, batch: Batch) -> Batch:
-        """The batch of all ranks; one process has it already. Stops where the sampler drew from other weights."""
+        """The batch, which all ranks have: the same, or the run stops; so where the sampler drew from other weights."""
+        refuse_unlike(batch, self.step_index, self.ranks)
         if self.sampler.apart is not None:
             uids = [rollouts.uid[drawn(rollouts)] for rollouts, _ in self.last_rollouts]
             told = agreement(batch, uids, self.sampler.apart, cap_of(self.record.aggregate))
@@ -163,17 +182,18 @@ class Run:
         """One optimiser update. A loss or gradient that is not finite stops the run before it, the batch is kept."""
         began = time.perf_counter()
         self.sampler.rest()
-        descent = method.descent
+        descent, micro, ranks = method.descent, method.descent.micro_batch, self.ranks
         self.optimizer.zero_grad(set_to_none=True)
-        with memory_told(self.policy, part, descent.micro_batch, self.resolved.config.checkpointing):
-            loss, now, metrics = backward(self.policy, part, method, descent.micro_batch, fresh=index == 0)
+        with memory_told(self.policy, part, micro, self.resolved.config.checkpointing):
+            loss, now, metrics = backward(self.scores, part, method, micro, fresh=index == 0, ranks=ranks)
         part = part if "logp_old" in part.extra else part.with_columns(logp_old=now.logp)  # of the first update
         parameters = [p for _, p in self.trainable()]
-        metrics = add_metrics(metrics, watched(self.policy, part, method.terms, parameters, descent.micro_batch))
+        sum_gradients(parameters, ranks)
+        metrics = add_metrics(metrics, watched(self.scores, part, method.terms, parameters, micro, ranks))
         limit = descent.grad_clip if descent.grad_clip > 0 else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+        norm = clip(parameters, limit)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            where = quarantine(self.folder, self.step_index, index, part, now)
+            where = self.ranks.exchange(quarantine(self.folder, self.step_index, index, part, now))[0]
             raise GuardStop(
                 f"step {self.step_index}, update {index}: loss {loss:g}, gradient norm {norm:g}; stopped before the "
                 f"optimiser step, the batch is in {where}; lower descent.lr or look at the scores, then --resume"
@@ -182,6 +202,7 @@ class Run:
         for group, lr in zip(self.optimizer.param_groups, rates, strict=False):
             group["lr"] = plain(lr)
         self.optimizer.step()
+        refuse_drift(self.trainable(), self.step_index, index, norm, ranks)
         self.stale = True
         more = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0), "grad_clipped": (float(norm > limit), 1.0)}
         self._spent("update", began)

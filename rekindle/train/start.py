@@ -11,22 +11,27 @@ from typing import Any
 
 import torch
 
+from rekindle.core.ranks import Together
 from rekindle.errors import InputError
-from rekindle.tokens.tasks import load_task
+from rekindle.tokens.heads import unwrapped
+from rekindle.tokens.rewards import reward_files
 from rekindle.tokens.tasks.base import Task
-from rekindle.tokens.tasks.files import load_files
 from rekindle.train import runfile
 from rekindle.train.baseline import write_baseline
 from rekindle.train.build import make_run
 from rekindle.train.checkpoint import checkpoints, load_checkpoint
 from rekindle.train.chosen import chosen
-from rekindle.train.config import Resolved, early, early_source, resolve
-from rekindle.train.events import EventLog
+from rekindle.train.config import RECORDED, Resolved, resolve
+from rekindle.train.events import EventLog, Log, NoLog
 from rekindle.train.find import find_method, make_method
+from rekindle.train.fits import refuse_hopeless
+from rekindle.train.launch import placed
 from rekindle.train.loop import Folder, Listener, finish, train
 from rekindle.train.plan import refuse_changes
+from rekindle.train.ranks import agreed, device_of, joined, place
 from rekindle.train.run import Run
 from rekindle.train.sinks import open_sinks
+from rekindle.train.source import data_inputs, source_task
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,7 @@ def prepare(asked: Asked) -> tuple[Resolved, Task]:
     """The resolved run and its task; InputError, one sentence, for anything that cannot work."""
     found = find_method(asked.method)
     record = make_method(found)
-    said = (asked.toml, asked.sets, asked.flags)
-    name, data = early_source(*said)
-    files = {split: early(f"data_{split}", *said) for split in ("heldout", "ood")}
-    rewarded = bool(early("reward", *said))
-    task: Task = load_files(data, **files, rewarded=rewarded) if data is not None else load_task(str(name))
+    task = source_task(asked.toml, asked.sets, asked.flags)
     resolved = resolve(
         found.name,
         record,
@@ -57,6 +58,7 @@ def prepare(asked: Asked) -> tuple[Resolved, Task]:
         sets=asked.sets,
         flags=asked.flags,
     )
+    resolved = placed(resolved, place(), recorded=RECORDED in (asked.toml or {}))
     return resolved, chosen(resolved, task)
 
 
@@ -88,36 +90,58 @@ def claim(folder: Folder, resolved: Resolved, resume: bool) -> Path | None:
 
 
 def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> Folder:
-    """Train to the end and return the run folder. `heard` gets every record of the run as it is written."""
-    folder = run_folder(resolved)
-    start = claim(folder, resolved, resume)
-    if resume and folder.final.exists():
+    """Train to the end and return the run folder. `heard` gets every record of the run as it is written.
+
+    In a process that is one of several ranks, `heard` is called on rank 0 only, which alone writes the folder.
+    """
+    config = resolved.config
+    refuse_hopeless(resolved, task)
+    device = device_of(config.device, place())
+    with joined(config.ranks, device, config.shard == "full") as ranks:
+        return take_part(resolved, task, ranks, device, resume, heard if ranks.index == 0 else lambda record: None)
+
+
+def take_part(resolved: Resolved, task: Task, ranks: Together, device: str, resume: bool, heard: Listener) -> Folder:
+    """This rank's part of the run."""
+    folder, leads = run_folder(resolved), ranks.index == 0
+    start, finished = agreed(
+        ranks, lambda: (claim(folder, resolved, resume), resume and folder.final.exists()) if leads else (None, False)
+    )[0]
+    if finished:
         heard({"kind": "note", "step": resolved.config.steps, "text": f"{folder.root} is finished: nothing to do"})
         return folder
-    run = make_run(resolved, task, folder.root)
+    run = make_run(resolved, task, folder.root if leads else None, ranks, device)
     with ExitStack() as open_now:
         open_now.callback(run.sampler.close)
-        sinks = open_sinks(resolved.config.track.sinks, folder.root, folder.root.name)
-        for sink in sinks:
-            open_now.callback(sink.close)
-        if not folder.config.exists():
-            folder.root.mkdir(parents=True, exist_ok=True)
-            write_whole(folder.config, runfile.to_toml(resolved, inputs(resolved)))
-        log = open_now.enter_context(EventLog(folder.events))
-
-        def tell(record: dict[str, Any]) -> None:
-            heard(record)
-            for sink in sinks:
-                sink.write(record)
-
+        open_now.callback(run.verifier.close)
+        log, tell = records(resolved, folder, heard, open_now) if leads else (NoLog(), heard)
         begin(run, folder, log, tell, start, resume)
         train(run, folder, log, tell)
         finish(run, folder)
         tell(log.write("end", run.step_index, {}))
+        ranks.exchange(None)  # no rank leaves while another still writes; vLLM ends the process group when it closes
     return folder
 
 
-def begin(run: Run, folder: Folder, log: EventLog, tell: Listener, start: Path | None, resume: bool) -> None:
+def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitStack) -> tuple[Log, Listener]:
+    """The log in the run folder, which is made here, and what tells a record to `heard` and to the sinks."""
+    sinks = open_sinks(resolved.config.track.sinks, folder.root, folder.root.name)
+    for sink in sinks:
+        open_now.callback(sink.close)
+    if not folder.config.exists():
+        folder.root.mkdir(parents=True, exist_ok=True)
+        write_whole(folder.config, runfile.to_toml(resolved, inputs(resolved)))
+    log = open_now.enter_context(EventLog(folder.events))
+
+    def tell(record: dict[str, Any]) -> None:
+        heard(record)
+        for sink in sinks:
+            sink.write(record)
+
+    return log, tell
+
+
+def begin(run: Run, folder: Folder, log: Log, tell: Listener, start: Path | None, resume: bool) -> None:
     """Bring the run to its checkpoint, or write what opens a new one."""
     if start is not None:
         load_checkpoint(run, start)
@@ -127,20 +151,21 @@ def begin(run: Run, folder: Folder, log: EventLog, tell: Listener, start: Path |
         tell({"kind": "note", "step": 0, "text": f"no checkpoint in {folder.root} yet: starting afresh"})
         log.resume(0)
     versions = {"versions": dict(runfile.versions()), "threads": torch.get_num_threads()}
-    if not run.policy.packs:
-        kind = type(run.loaded.model).__name__
-        text = f"{kind} does not attend to packed tokens: updates pad their rows, which takes more time and memory"
+    versions |= {"ranks": run.ranks.count} if run.ranks.count > 1 else {}
+    kind = type(unwrapped(run.loaded.model)).__name__
+    slower = f"{kind} does not attend to packed tokens: updates pad their rows, which takes more time and memory"
+    for text in (*run.verifier.notes, *([] if run.policy.packs else [slower])):
         tell({"kind": "note", "step": 0, "text": text})
     tell(log.write("start", 0, {"method": run.resolved.config.method, **versions}))
     write_baseline(run, log, tell)
 
 
 def inputs(resolved: Resolved) -> dict[str, str]:
-    """File -> sha256 of what the run reads besides its model: data, and the files of its method and rewards."""
+    """File -> sha256 of what the run reads besides its model: data (of a hub id its commit), methods, rewards."""
     config = resolved.config
-    specs = [spec.rpartition(":")[0] for spec in (config.method, *config.reward) if ":" in spec]
-    files = [config.data, config.data_heldout, config.data_ood, config.only, *specs]
-    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file}
+    own = [config.method.rpartition(":")[0]] if ":" in config.method else []
+    files = [file for file in (config.only, config.chat_template, *own, *reward_files(config.reward)) if file]
+    return data_inputs(config) | {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
 
 
 def write_whole(path: Path, text: str) -> None:

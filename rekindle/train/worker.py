@@ -36,6 +36,9 @@ def measure_model(resolved: Resolved, task: Task, model: str | Path, job: Mappin
         device=config.device,
         dtype=config.dtype,
         system_prompt=config.system_prompt,
+        grading=config.grading,
+        chat_template=config.chat_template,
+        thinking=config.thinking,
         option="rollout.max_tokens",
     )
     splits = {split: prefix for prefix, split in (("", evaluated_split(task)), ("ood_", "ood")) if split in task.splits}

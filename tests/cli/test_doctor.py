@@ -44,12 +44,9 @@ def test_the_report_says_what_is_true_here() -> None:
 def test_what_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "math_verify", "vllm", "wandb")
     found = doctor.report()
-    assert found["extras"]["math"] == {
-        "usable": False,
-        "versions": {},
-        "missing": ["math_verify"],
-        "remedy": "pip install 'rekindle[math]'",
-    }
+    said = found["extras"]["math"]
+    assert said["usable"] is False and said["missing"] == ["math_verify"]
+    assert said["remedy"] == "pip install 'rekindle[math]'" and "math_verify" not in said["versions"]
     assert "wandb" in found["extras"]["track"]["missing"]
     assert found["engines"]["vllm"]["usable"] is False
     lines = out().splitlines()
