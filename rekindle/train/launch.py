@@ -22,11 +22,11 @@ from typing import Any
 from rekindle.errors import EngineDead, GuardStop, InputError
 from rekindle.train import options
 from rekindle.train.config import Resolved
-from rekindle.train.ranks import TOLD, Place, RankLost, place
+from rekindle.train.ranks import MEETING, Place, RankLost, place
 from rekindle.train.settings import RunConfig
 
-PARENT = "REKINDLE_PARENT"
-"""Environment of a rank that `lead` started: the process that watches it (`TOLD`: the folder for its last sentence)."""
+TOLD, PARENT = "REKINDLE_TOLD", "REKINDLE_PARENT"
+"""Environment of a rank that `lead` started: the folder for its last sentence, and the process that watches it."""
 ENDS: Mapping[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, GuardStop, EngineDead, RankLost)}
 GRACE = 3.0
 """Seconds that the other ranks have to end by themselves, and again after they were asked to."""
@@ -106,7 +106,7 @@ def ranks_of(arguments: Sequence[str], count: int, folder: str) -> Iterator[list
     """The started processes; what is still alive at the end is killed."""
     command = [sys.executable, "-m", "rekindle", *arguments]
     crew: list[subprocess.Popen[bytes]] = []
-    shared = environment(count) | {TOLD: folder, PARENT: str(os.getpid())}
+    shared = environment(count, Path(folder, "meeting")) | {TOLD: folder, PARENT: str(os.getpid())}
     try:
         for index in range(count):
             mine = shared | {"RANK": str(index), "LOCAL_RANK": str(index)}
@@ -120,10 +120,10 @@ def ranks_of(arguments: Sequence[str], count: int, folder: str) -> Iterator[list
             end(crew, (signal.SIGKILL,))
 
 
-def environment(count: int) -> dict[str, str]:
-    """What all ranks of one machine are told. They meet in a file: a port could be reached by others."""
+def environment(count: int, meeting: Path) -> dict[str, str]:
+    """What all ranks of one machine are told. They meet in the new file `meeting`: others could reach a port."""
     threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": str(count)}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": str(count), MEETING: str(meeting)}
     return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | address
 
 

@@ -27,8 +27,8 @@ T = TypeVar("T")
 BUCKET = 2**25
 """Entries of gradients that are summed in one message: few messages, and little memory beside the gradients."""
 PATIENCE = timedelta(hours=2)  # for a rank that is alive and busy; a dead one is noticed at once
-TOLD = "REKINDLE_TOLD"
-"""Environment of a rank that `rekindle train --ranks` started: a folder of all of them."""
+MEETING = "REKINDLE_MEETING"
+"""Environment of a rank that `rekindle train --ranks` started: the file in which all of them find each other."""
 _SET = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -127,9 +127,9 @@ def agreed(ranks: Ranks, work: Callable[[], T]) -> list[T]:
 
 def meeting(here: Place, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Where the ranks find each other: in a file where `rekindle train --ranks` started them, else at the address."""
-    if TOLD not in environment:
+    if MEETING not in environment:
         return {}
-    return {"init_method": f"file://{environment[TOLD]}/meeting", "rank": here.index, "world_size": here.count}
+    return {"init_method": f"file://{environment[MEETING]}", "rank": here.index, "world_size": here.count}
 
 
 def device_of(device: str, here: Place | None) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from rekindle.train.launch import environment
 
 
 def start(count: int, *arguments: str, **more: str) -> list[subprocess.Popen[str]]:
     """`python ARGUMENTS` in `count` processes that know each other; `more` goes into their environment."""
-    shared = environment(count) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()} | more
+    meeting = Path(tempfile.mkdtemp(prefix="rekindle-test-")) / "meeting"
+    shared = environment(count, meeting) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()} | more
     return [
         subprocess.Popen(
             [sys.executable, *arguments],

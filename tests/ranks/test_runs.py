@@ -119,6 +119,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.heavy
 def test_two_ranks_draw_what_one_draws_and_leave_what_one_leaves(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, said, err = finished(started(command(out, "--ranks", "2")))

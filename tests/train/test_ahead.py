@@ -244,7 +244,7 @@ def test_what_is_corrected() -> None:
         assert found.record.aggregate == SamplerWeighted(inner=TokenMean(), level="token", cap=2.0)
         assert any("rollout.sampler=ray puts truncated importance sampling" in note for note in found.notes)
     stale = resolved(evol_rl.method(), **{"ray.staleness": 3, "vllm.correct": False})
-    assert stale.record == evol_rl.method() and "up to 3 updates old" in stale.notes[0]
+    assert stale.record == evol_rl.method() and "up to 3 steps ahead" in stale.notes[0]
     assert "resumed run is not the same bit for bit" in stale.notes[0]
 
 
