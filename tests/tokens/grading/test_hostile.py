@@ -249,7 +249,8 @@ def attack(some: list[Case]) -> list[Grade]:
         with ThreadPoolExecutor(2) as threads:
             grades = list(threads.map(one, some))
         for by in {by for by, _ in some}:
-            assert one((by, SHOWN[by])).success is True, f"{by} works afterwards"
+            # On a machine that is busy otherwise a sound answer may be late, too; a broken grader is late for ever.
+            assert any(one((by, SHOWN[by])).success is True for _ in range(3)), f"{by} works afterwards"
     finally:
         for grader in graders.values():
             grader.close()
