@@ -208,7 +208,8 @@ def test_evaluation_overtakes_what_is_drawn_ahead(crews: list[ThreadCrew], tmp_p
     local = run(tmp_path / "local", 1, **{**often, "rollout.sampler": "local"})
     seen = [next(e for e in read_events(f / "events.jsonl") if e["kind"] == "eval") for f in (out, local)]
     shown, usual = ({k: v for k, v in e.items() if isinstance(v, float)} for e in timeless(seen))
-    assert shown == pytest.approx(usual, abs=1e-9), "the first step's batch is of the start weights either way"
+    # To rounding: the corrected run scores in a pass of its own, so that its update is not the other one bit for bit.
+    assert shown == pytest.approx(usual, abs=1e-6), "the first step's batch is of the start weights either way"
 
 
 def test_dynamic_sampling_takes_the_next_batch_of_the_window(crews: list[ThreadCrew], tmp_path: Path) -> None:
