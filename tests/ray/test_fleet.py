@@ -13,7 +13,7 @@ import torch
 
 from rekindle.errors import EngineDead, GuardStop, InputError
 from rekindle.tokens.rollouts import Rollouts
-from rekindle.tokens.sampling.crew import Block, WorkerGone
+from rekindle.tokens.sampling.crew import Block, Told, WorkerGone
 from rekindle.tokens.sampling.fleet import Fleet
 from rekindle.tokens.sampling.foreman import Rules
 from rekindle.tokens.sampling.proofs import Exact
@@ -62,6 +62,7 @@ def slow_first(worker: int, block: Block) -> None:
 def test_results_come_in_the_order_of_the_prompts_whoever_drew_them(workers: int) -> None:
     crew = ThreadCrew(SimulatedPlan(), workers, slow_first)
     with fleet(crew) as there:
+        there.settle(1)
         got = there.take(there.submit(blocks(11)))
     assert same(Rollouts.concat(got), alone(11)) and len(got) == 6
     assert got[0].uid.tolist() == [0, 1, 2, 3] and len(set(torch.cat([g.uid for g in got]).tolist())) == 22
@@ -101,6 +102,7 @@ def test_long_blocks_and_short_ones_are_evened_out() -> None:
 
     crew = ThreadCrew(SimulatedPlan(), 2, work)
     with fleet(crew, depth=1) as there:
+        there.settle(1)
         there.take(there.submit(blocks(24)))
         told = there.clocked()
     few, many = sorted(map(len, crew.drawn_by().values()))
@@ -111,6 +113,7 @@ def test_long_blocks_and_short_ones_are_evened_out() -> None:
 def test_no_worker_holds_more_than_depth_blocks() -> None:
     crew = ThreadCrew(SimulatedPlan(), 2, lambda w, b: time.sleep(0.005))
     with fleet(crew, depth=3) as there:
+        there.settle(1)
         there.take(there.submit(blocks(40)))
     assert set(crew.most.values()) == {3}
 
@@ -196,6 +199,7 @@ def test_what_a_dead_worker_had_in_hand_is_drawn_again_and_nothing_twice() -> No
 
     crew = ThreadCrew(SimulatedPlan(), 2, once(die))
     with fleet(crew) as there:
+        there.settle(1)
         got = there.take(there.submit(blocks(20)))
         told = there.clocked()
     assert same(Rollouts.concat(got), alone(20)) and len(got) == 10
@@ -206,7 +210,8 @@ def test_what_a_dead_worker_had_in_hand_is_drawn_again_and_nothing_twice() -> No
 def test_a_worker_that_is_silent_is_asked_and_a_hung_one_is_replaced() -> None:
     crew = ThreadCrew(SimulatedPlan(), 2)
     crew.before = once(lambda: crew.workers[0].stopped.clear())
-    with fleet(crew, health=0.1) as there:
+    with fleet(crew, health=0.5) as there:
+        there.settle(1)
         got = there.take(there.submit(blocks(20)))
         told = there.clocked()
     assert same(Rollouts.concat(got), alone(20)) and told["fleet/restarts"] == 1
@@ -219,6 +224,21 @@ def test_one_that_is_slow_but_answers_is_left_alone() -> None:
         there.take(there.submit(blocks(2)))
         assert there.clocked()["fleet/restarts"] == 0
     assert ("ping", 0, 0) in crew.log
+
+
+def test_workers_whose_answers_wait_behind_a_slow_proof_are_left_alone() -> None:
+    crew, exact = ThreadCrew(SimulatedPlan(), 6), Exact(3)
+
+    def slow(version: int, told: Told) -> None:
+        time.sleep(0.3)
+        exact(version, told)
+
+    there = Fleet(crew, Rules(health=0.5), slow)
+    exact.expect(1, WEIGHTS)
+    there.publish(1, WEIGHTS)
+    there.settle(1)
+    assert there.clocked()["fleet/restarts"] == 0 and not [who for what, who, _ in crew.log if what == "kill"]
+    there.close()
 
 
 def test_one_that_never_comes_up_ends_the_wait() -> None:
@@ -274,4 +294,7 @@ def test_closing_ends_what_is_under_way() -> None:
         until(lambda: ("draw", 0, 0) in crew.log)
     with pytest.raises(EngineDead, match="was closed"):
         job.future.result()
+    for late in (lambda: there.submit(blocks(2)), lambda: there.settle(1), there.clocked):
+        with pytest.raises(EngineDead, match="was closed"):
+            late()
     gate.set()

@@ -20,6 +20,8 @@ from rekindle.tokens.sampling.crew import Block, Crew
 from rekindle.tokens.sampling.foreman import Foreman, Proof, Rules
 from rekindle.tokens.sampling.seats import Job
 
+CLOSED = "the fleet of samplers was closed"
+
 
 class Fleet:
     """Hands blocks to the workers of `crew`.
@@ -45,13 +47,13 @@ class Fleet:
     def settle(self, version: int) -> None:
         """Waits until every worker is proven to have `version`. Raises what ended the fleet."""
         future: Future[None] = Future()
-        self._inbox.put(partial(self._foreman.settle, version, future))
+        self._post(partial(self._foreman.settle, version, future))
         future.result()
 
     def submit(self, blocks: Sequence[Block], urgent: bool = False) -> Job:
         """Starts a call and returns at once. urgent: before all others, for somebody waits for it."""
         job = Job.of(blocks)
-        self._inbox.put(partial(self._foreman.add, job, urgent))
+        self._post(partial(self._foreman.add, job, urgent))
         return job
 
     def take(self, job: Job) -> list[Rollouts]:
@@ -74,7 +76,7 @@ class Fleet:
                 seat.done = 0.0
             future.set_result((done, (self._foreman.restarts, self._foreman.reissued)))
 
-        self._inbox.put(count)
+        self._post(count)
         done, counted = future.result()
         restarts, reissued = (float(now - before) for now, before in zip(counted, self._counted, strict=True))
         self._counted = counted
@@ -82,8 +84,8 @@ class Fleet:
         return {"fleet/restarts": restarts, "fleet/reissued": reissued, "fleet/balance": balance}
 
     def close(self) -> None:
-        """Ends the workers; calls under way fail with `EngineDead`."""
-        self._inbox.put(partial(self._foreman.stop, EngineDead("the fleet of samplers was closed")))
+        """Ends the workers; calls under way and later ones fail with `EngineDead`."""
+        self._inbox.put(partial(self._foreman.stop, EngineDead(CLOSED)))
         self._inbox.put(self._end)
         self._thread.join()
         self._foreman.crew.close()
@@ -96,13 +98,23 @@ class Fleet:
                 self._foreman.stop(error)
 
     def _once(self) -> None:
-        try:
-            call = self._inbox.get(timeout=self._pause)
-        except Empty:
-            pass
-        else:
+        """Hears all that has arrived before it looks for silent workers: one call may take long (a proof computes)."""
+        call = self._next(self._pause)
+        while call is not None and not self._closed:
             call()
+            call = self._next(0.0)
         self._foreman.turn()
+
+    def _next(self, wait: float) -> Callable[[], None] | None:
+        try:
+            return self._inbox.get(timeout=wait) if wait else self._inbox.get_nowait()
+        except Empty:
+            return None
+
+    def _post(self, call: Callable[[], None]) -> None:
+        if self._closed:  # nobody would hear it, and the caller would wait for ever
+            raise EngineDead(CLOSED)
+        self._inbox.put(call)
 
     def _end(self) -> None:
         self._closed = True
