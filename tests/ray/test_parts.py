@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from rekindle.tokens.sampling.hands import Hand, LocalHand, VllmHand, named, nam
 from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.sampling.proofs import Exact, Probed, Proves
 from rekindle.tokens.sampling.ray_actor import Actor, packed, unpacked
-from rekindle.tokens.sampling.ray_fleet import Place, RayCrew, _meaning
+from rekindle.tokens.sampling.ray_fleet import Place, RayCrew, _meaning, refuse_small_memory, store_of
 from rekindle.tokens.sampling.ray_sampler import RaySampler
 from rekindle.tokens.sampling.simulated import SimulatedPlan
 from rekindle.tokens.sampling.vllm import TOLERANCE, Probe
@@ -136,6 +137,19 @@ def test_an_actor_is_a_hand_in_a_process() -> None:
     assert actor.load(3, packed(WEIGHTS)).prints == SimulatedPlan().build().load(3, WEIGHTS).prints
     assert (actor.draw(blocks(1, version=3)[0]).ids.max() >= 3000) and actor.ping() > 0
     assert isinstance(actor.hand, Hand)
+    with pytest.raises(RuntimeError, match="a block of version 2 reached an actor with version 3"):
+        actor.draw(blocks(1, version=2)[0])
+
+
+def test_the_store_holds_all_versions_before_ray_would_write_to_disk(tmp_path: Path) -> None:
+    for weights in (10**7, 10**9, 3 * 10**10):
+        for versions in (1, 3):
+            assert weights * (versions + 1) < 0.8 * store_of(weights, versions)
+    free = shutil.disk_usage(tmp_path).free
+    refuse_small_memory(free // 2, tmp_path)
+    with pytest.raises(InputError, match=r"needs .* GiB for the weights and .* --shm-size"):
+        refuse_small_memory(2 * free, tmp_path)
+    refuse_small_memory(2 * free, tmp_path / "a system without it")
 
 
 class Raised(Exception):

@@ -27,6 +27,7 @@ class Actor:
         """The model comes by `start`, whose errors arrive as they are."""
         self.plan = plan
         self.hand: Hand | None = None
+        self.version = 0
 
     def start(self) -> tuple[int, str]:
         """Makes the model; the process and the node that it is on."""
@@ -36,11 +37,15 @@ class Actor:
     def load(self, version: int, weights: Packed) -> Told:
         """See `Hand`."""
         assert self.hand is not None
-        return self.hand.load(version, unpacked(weights))
+        told = self.hand.load(version, unpacked(weights))
+        self.version = version
+        return told
 
     def draw(self, block: Block) -> Rollouts:
-        """See `Hand`."""
+        """See `Hand`. RuntimeError where the block is to be drawn by other weights than those loaded last."""
         assert self.hand is not None
+        if block.version != self.version:
+            raise RuntimeError(f"a block of version {block.version} reached an actor with version {self.version}")
         return self.hand.draw(block)
 
     def ping(self) -> int:

@@ -1,7 +1,7 @@
 """A crew of Ray actors: each a process, on this machine or another, with a model that samples.
 
-Ray is imported when a run asks for it. Weights go into its object store once, whoever takes them. What travels is
-serialised in memory between the processes of the run; nothing is written to disk.
+Ray is imported when a run asks for it. Weights go into its object store once, whoever takes them. The store of a Ray
+that is started here is made large enough that nothing is spilled to disk, and refused where memory is too small for it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import importlib.util
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +31,10 @@ from rekindle.tokens.sampling.ray_actor import Actor, node_of, packed
 
 SPARE = 128 * 2**20
 """Bytes of the object store besides weights: responses on their way."""
+FULL = 0.75
+"""The share of the store that is planned for: Ray writes objects to disk from 0.8 on."""
+
+SHARED = Path("/dev/shm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,11 @@ class RayCrew:
         self._own = not self.ray.is_initialized()
         if self._own:
             self._connect(size, weights_bytes)
+        elif place.address is not None:
+            raise InputError(
+                "Ray runs in this process already, and ray.address asks for a cluster: leave ray.address out, or call "
+                "ray.shutdown() first"
+            )
         try:
             self._check(size)
         except InputError:
@@ -142,13 +153,15 @@ class RayCrew:
         quiet = {"log_to_driver": False, "configure_logging": False}
         if place.address is not None and place.address.startswith("ray://"):
             raise InputError("ray.address is of Ray's client: run on a machine of the cluster and give 'auto'")
+        store = store_of(weights_bytes, place.versions)
+        if place.address is None:
+            refuse_small_memory(store, SHARED)
         try:
             if place.address is not None:
                 _knock(place.address)
                 self.ray.init(address=place.address, **quiet)
                 return
             cpus = max(os.cpu_count() or 1, math.ceil(place.cpus * size))
-            store = SPARE + math.ceil(1.1 * weights_bytes * (place.versions + 1))
             alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             self.ray.init(address="local", num_cpus=cpus, object_store_memory=store, **alone, **quiet)
         except Exception as error:  # a start that takes too long is an Exception of no class of its own
@@ -184,6 +197,21 @@ class RayCrew:
 
         ref.future().add_done_callback(arrived)
         return out
+
+
+def store_of(weights_bytes: int, versions: int) -> int:
+    """Bytes of the object store for `versions` of the weights, one more on its way, and responses."""
+    return math.ceil((SPARE + 1.1 * weights_bytes * (versions + 1)) / FULL)
+
+
+def refuse_small_memory(store: int, shared: Path) -> None:
+    """InputError where shared memory has no room for the store: Ray would move it to disk without a word."""
+    free = shutil.disk_usage(shared).free if shared.is_dir() else store
+    if free < store:
+        raise InputError(
+            f"Ray's object store needs {store / 2**30:.2f} GiB for the weights and {shared} has {free / 2**30:.2f} GiB "
+            "free: enlarge it (docker run --shm-size), lower ray.staleness, or use a cluster by ray.address"
+        )
 
 
 def _knock(address: str) -> None:
