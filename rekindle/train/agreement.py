@@ -25,6 +25,12 @@ def agreement(batch: Batch, uids: Sequence[Tensor], allowed: float, cap: float) 
         return {}
     log = (batch.logp_old - batch.column("logp_sampled"))[mask].double()
     count, gap = len(log), log.abs().mean().item()
+    if not torch.isfinite(log).all():
+        broken = int((~torch.isfinite(log)).sum())
+        raise GuardStop(
+            f"{broken} of this step's {count} tokens have a log-prob that is no finite number, by the sampler or by "
+            "the training model: look at the weights (descent.lr too large?) and number formats of both, then --resume"
+        )
     if not gap <= allowed:
         raise GuardStop(
             f"the sampler's log-probs of this step's {count} tokens are not those of the training model: mean "

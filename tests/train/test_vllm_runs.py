@@ -94,6 +94,18 @@ def test_agreement_is_over_the_sampled_rows_in_nats() -> None:
     assert agreement(batch, [], 0.2, 2.0) == {}
 
 
+@pytest.mark.parametrize("broken", [float("-inf"), float("nan")])
+def test_a_log_prob_that_is_no_number_stops_a_run_whatever_is_allowed(broken: float) -> None:
+    batch = make_batch()
+    old = torch.full(batch.mask.shape, -1.0, dtype=torch.float64)
+    sampled = old.clone()
+    row, place = batch.live.nonzero()[0].tolist()
+    sampled[row, place] = broken
+    batch = batch.with_columns(logp_sampled=sampled, logp_old=old)
+    with pytest.raises(GuardStop, match=r"1 of this step's \d+ tokens have a log-prob that is no finite number"):
+        agreement(batch, [batch.uid], allowed=float("inf"), cap=2.0)
+
+
 def resolved(record: Any, **flags: Any) -> Resolved:
     return resolve("x", record, flags={"rollout.sampler": "vllm", **flags})
 
