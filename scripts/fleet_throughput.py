@@ -26,8 +26,8 @@ TARGET = 0.9
 WEIGHTS = {"w": torch.zeros(1000)}
 
 
-def seconds(actors: int) -> float:
-    """How long `EACH` blocks for each of the actors take, once all have come up and have the weights."""
+def seconds(actors: int, each: int = EACH) -> float:
+    """How long `each` blocks for each of the actors take, once all have come up and have the weights."""
     proof = Exact()
     crew = RayCrew(SimulatedPlan(SECONDS), actors, Place(cpus=0.1))
     fleet = Fleet(crew, Rules(), proof)
@@ -35,7 +35,7 @@ def seconds(actors: int) -> float:
         proof.expect(1, WEIGHTS)
         fleet.publish(1, WEIGHTS)
         fleet.settle(1)
-        count = EACH * actors
+        count = each * actors
         names, prompts = [str(i) for i in range(count)], [(1, 2, 3)] * count
         blocks = cut(names, prompts, 8, Sampling(max_tokens=64, block=1), pack_key(0, 0, 0), 0, 1)
         began = time.perf_counter()

@@ -31,6 +31,7 @@ from rekindle.tokens.tasks import load_task
 from rekindle.train import fleets
 from rekindle.train.ahead import staleness_histogram
 from rekindle.train.events import timeless
+from scripts.fleet_throughput import TARGET, seconds
 from tests.ray.test_fleet import until
 from tests.train.test_ahead import equal, nothing_lost_or_repeated, run, sampled, steps_of
 
@@ -69,30 +70,34 @@ class Strike:
     replaced: list[int] = field(default_factory=list)
 
 
-def signalled(crew: RayCrew, number: int, worker: int = 0, after: float = 0.05, draws: int = 1) -> Strike:
-    """Sends a signal to the worker's process `after` seconds after it was handed block number `draws`, or a later one.
+def signalled(crew: RayCrew, number: int, worker: int = 0, after: float = 0.01, draws: int = 1) -> Strike:
+    """Sends a signal to the worker's process while it has something in hand, from its block number `draws` on.
 
-    The process is stopped before it is looked at: on a fast machine a block may be drawn by then, and killing an actor
-    that has nothing to lose would show nothing. It goes on in that case, and the next block is the one to try.
+    Looks every `after` seconds, and stops the process before it looks: on a fast machine a block may be drawn by then,
+    and killing an actor that has nothing to lose would show nothing. Then it goes on, and is looked at again.
     """
-    done, count, armed, draw, kill = Strike(), [0], [True], crew.draw, crew.kill
+    done, pending, draw, kill = Strike(), list[Future[Rollouts]](), crew.draw, crew.kill
 
-    def strike(pid: int, future: Future[Rollouts]) -> None:
+    def struck(pid: int) -> bool:
         os.kill(pid, signal.SIGSTOP)
         time.sleep(0.05)  # what it had sent before arrives
-        if future.done():
-            os.kill(pid, signal.SIGCONT)
-            armed[0] = True
-            return
-        done.pids.append(pid)
-        os.kill(pid, number)
+        busy = any(not future.done() for future in pending)
+        os.kill(pid, number if busy else signal.SIGCONT)
+        return busy
+
+    def strike(pid: int) -> None:
+        for _ in range(500):
+            time.sleep(after)
+            if any(not future.done() for future in pending) and struck(pid):
+                done.pids.append(pid)
+                return
 
     def drawing(who: int, block: Block) -> Future[Rollouts]:
         future = draw(who, block)
-        count[0] += who == worker
-        if who == worker and count[0] >= draws and armed[0]:
-            armed[0] = False
-            threading.Timer(after, strike, (crew.pids()[worker], future)).start()
+        if who == worker:
+            pending.append(future)
+            if len(pending) == draws:
+                threading.Thread(target=strike, args=(crew.pids()[worker],), daemon=True).start()
         return future
 
     def killing(who: int) -> None:
@@ -129,6 +134,8 @@ def test_actors_draw_bit_for_bit_what_the_local_sampler_draws() -> None:
         with pytest.raises(InputError, match=f"the prompt of example '{EXAMPLES[0].id}' has"):
             sampler.sample(EXAMPLES, 1, Sampling(max_tokens=100_000), KEY, 0)
         assert sampler.clocked()["fleet/restarts"] == 0
+        with pytest.raises(InputError, match="Ray runs in this process already"):
+            made(loaded, 1, "127.0.0.1:6379")
     finally:
         sampler.close()
 
@@ -136,7 +143,7 @@ def test_actors_draw_bit_for_bit_what_the_local_sampler_draws() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_an_actor_that_dies_or_hangs_in_mid_generation_is_replaced_and_nothing_changes(number: int) -> None:
     loaded = load_model("embedded")
-    crew, sampler = made(loaded, health=2.0)
+    crew, sampler = made(loaded, health=5.0)
     try:
         sent = signalled(crew, number)
         got = sampler.sample(EXAMPLES, 48, LONG, KEY, 7)
@@ -159,6 +166,11 @@ def test_an_actor_that_always_dies_ends_the_run() -> None:
             sampler.sample(EXAMPLES, 48, LONG, KEY, 7)
     finally:
         sampler.close()
+
+
+def test_what_the_fleet_costs_is_small_beside_the_engine() -> None:
+    rates = {actors: actors / seconds(actors, each=12) for actors in (1, 4)}
+    assert rates[4] >= TARGET * 4 * rates[1], "4 actors do the work of 4"
 
 
 def test_ten_steps_on_two_actors_are_those_of_the_local_sampler(tmp_path: Path) -> None:
