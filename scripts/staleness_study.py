@@ -87,6 +87,12 @@ def verdict(data: Mapping[str, Any]) -> tuple[bool, str]:
         f"{JUDGED}: {seen.mean:+.4f} for K = {ARMS[1]} (95 % bound {seen.bound:.4f}, margin {MARGIN}), both arms at "
         f"least {learnt:.4f} above the start: {'the same' if same else 'not the same'} by the rule."
     )
+    low, high = seen.mean - seen.bound, seen.mean + seen.bound
+    if same and max(-low, high) > MARGIN:
+        text += (
+            f" That is a weak statement: the 95 % interval, {low:+.3f} to {high:+.3f}, reaches beyond the margin, so "
+            f"that {len(new)} pairs do not exclude a larger difference."
+        )
     return same, text
 
 
