@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,10 @@ def refusal(folder: Path) -> str:
         {"bias": "all"},
         {"modules_to_save": ["lm_head"]},
         {"init_lora_weights": "pissa"},
+        {"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 2}},
+        {"kasa_config": {}},
+        {"velora_config": {}},
+        {"monteclora_config": {}},
     ],
 )
 def test_adapters_of_other_kinds_are_refused(saved: tuple[Path, Path], odd: dict[str, Any]) -> None:
@@ -329,6 +334,18 @@ def test_adapters_of_other_kinds_are_refused(saved: tuple[Path, Path], odd: dict
     assert (
         f"adapter '{saved[1]}'" in told and "merge it into its base" in told and str(next(iter(odd.values()))) in told
     )
+
+
+@pytest.mark.parametrize("odd", [{"alora_invocation_tokens": [5, 6]}, {"arrow_config": {}}])
+def test_adapters_that_no_sum_can_stand_for_are_refused(saved: tuple[Path, Path], odd: dict[str, Any]) -> None:
+    edit(saved[1], **odd)
+    name, value = next(iter(odd.items()))
+    told = refusal(saved[1])
+    assert f"uses {name}={value}, which is more than plain LoRA: its weights cannot be merged either" in told
+
+
+def test_every_option_of_the_installed_peft_is_known() -> None:
+    assert {field.name for field in fields(LoraConfig)} <= adapters.KNOWN, "look at each: does it change the sum?"
 
 
 def test_damaged_adapter_folders(saved: tuple[Path, Path], tmp_path: Path) -> None:
