@@ -69,23 +69,51 @@ def load_model(
     """
     kind, place = _dtype(dtype), resolve_device(device)
     with quiet(), torch.random.fork_rng(devices=[]):
-        adapter = _adapter(spec)
+        adapter = found_adapter(spec)
         if adapter is None:
             source = _source(spec, task_name, whole=True)
             model = _model(spec, source, kind, place, quantize)
         else:
             source, model = _base(adapter, kind, place, quantize)
-        tokenizer = guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    encode = load_encode(
+        spec,
+        tokenizer_place(adapter, source),
+        task_name=task_name,
+        system_prompt=system_prompt,
+        chat_template=chat_template,
+        thinking=thinking,
+    )
+    tokenizer = encode.tokenizer
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise InputError(f"model '{spec}': the tokenizer has more tokens ({len(tokenizer)}) than the model: match them")
     if not eos_ids(model, tokenizer):
         raise InputError(f"model '{spec}': no end-of-text token: set 'eos_token' in tokenizer_config.json")
+    return Loaded(model, tokenizer, encode, adapter is not None)
+
+
+def load_encode(
+    spec: str,
+    source: str,
+    *,
+    task_name: str | None = None,
+    system_prompt: str | None = None,
+    chat_template: str | None = None,
+    thinking: bool | None = None,
+) -> Encode:
+    """How prompts of the model `spec` become tokens, by the tokenizer in `source`; no weights are read."""
+    with quiet(), torch.random.fork_rng(devices=[]):
+        tokenizer = guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     chat = tokenizer.chat_template is not None and task_name not in EMBEDDED_TASKS
     if chat_template is not None:
         chat = True
         set_template(tokenizer, chat_template)
     check_thinking(spec, tokenizer, thinking, chat)
-    return Loaded(model, tokenizer, Encode(tokenizer, chat, system_prompt, thinking), adapter is not None)
+    return Encode(tokenizer, chat, system_prompt, thinking)
+
+
+def tokenizer_place(adapter: AdapterFolder | None, source: str) -> str:
+    """Where the tokenizer is: with the adapter, where it brought one, else with the model in `source`."""
+    return str(adapter.folder) if adapter is not None and has_tokenizer(adapter.folder) else source
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -132,9 +160,11 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _adapter(spec: str) -> AdapterFolder | None:
+def found_adapter(spec: str) -> AdapterFolder | None:
+    """The adapter that `spec` names, a folder or a hub id; None where it names a whole model."""
     there = Path(spec).expanduser().exists() or _HUB_ID.fullmatch(spec)
-    return guarded(spec, lambda: adapter_folder(spec)) if there and spec != "embedded" else None
+    with quiet():
+        return guarded(spec, lambda: adapter_folder(spec)) if there and spec != "embedded" else None
 
 
 def _source(spec: str, task_name: str | None, whole: bool) -> str:
@@ -158,7 +188,7 @@ def _checked_folder(spec: str, folder: Path, whole: bool) -> Path:
         raise InputError(f"model '{spec}': a file, not a folder: name the folder that holds config.json")
     if not (folder / "config.json").is_file():
         raise InputError(f"model '{spec}': no config.json in the folder: name a folder written by save_pretrained")
-    if whole and not _has_tokenizer(folder):
+    if whole and not has_tokenizer(folder):
         raise InputError(f"model '{spec}': no tokenizer in the folder: save it there by tokenizer.save_pretrained")
     if any(folder.glob("*.safetensors")):
         return folder
@@ -172,19 +202,19 @@ def _checked_folder(spec: str, folder: Path, whole: bool) -> Path:
     )
 
 
-def _has_tokenizer(folder: Path) -> bool:
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer."""
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _base(adapter: AdapterFolder, dtype: torch.dtype, place: torch.device, quantize: Quantize) -> tuple[str, Any]:
-    """Where the tokenizer is (with the adapter, where it brought one), and the base with the adapter in it."""
-    own = _has_tokenizer(adapter.folder)
+    """Where the base is, and the base with the adapter in it."""
     try:
-        source = _source(adapter.base, None, whole=not own)
+        source = _source(adapter.base, None, whole=not has_tokenizer(adapter.folder))
         model = _model(adapter.base, source, dtype, place, quantize)
     except InputError as error:
         raise InputError(f"adapter '{adapter.spec}' lacks its base: {error}") from None
-    return str(adapter.folder) if own else source, guarded(adapter.spec, lambda: with_adapter(model, adapter))
+    return source, guarded(adapter.spec, lambda: with_adapter(model, adapter))
 
 
 def _check_dropout(spec: str, model: Any) -> None:

@@ -7,13 +7,9 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from transformers import AutoTokenizer
-
 from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode
-from rekindle.tokens.fetching import guarded, quiet
-from rekindle.tokens.loader import EMBEDDED_TASKS
+from rekindle.tokens.loader import EMBEDDED_TASKS, found_adapter, has_tokenizer, load_encode, tokenizer_place
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.config import Resolved
@@ -89,10 +85,15 @@ def _characters(example: Example) -> int:
 def _encode(resolved: Resolved, task: Task) -> Encode | None:
     """The run's own way of making prompts into tokens; None where the model's folder has no tokenizer."""
     config = resolved.config
-    where = place(config.model, task.name)
-    if Path(where).is_dir() and not any(Path(where).glob("*token*")) and not (Path(where) / "vocab.json").is_file():
+    adapter = found_adapter(config.model)
+    where = tokenizer_place(adapter, place(config.model if adapter is None else adapter.base, task.name))
+    if Path(where).is_dir() and not has_tokenizer(Path(where)):
         return None
-    with quiet(), torch.random.fork_rng(devices=[]):
-        tokenizer = guarded(config.model, lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False))
-    chat = tokenizer.chat_template is not None and task.name not in EMBEDDED_TASKS
-    return Encode(tokenizer, chat, config.system(task.system_prompt), config.thinking)
+    return load_encode(
+        config.model,
+        where,
+        task_name=task.name,
+        system_prompt=config.system(task.system_prompt),
+        chat_template=config.chat_template,
+        thinking=config.thinking,
+    )

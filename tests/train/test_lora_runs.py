@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rekindle.train.build import make_run
 from rekindle.train.checkpoint import checkpoints, load_checkpoint
 from rekindle.train.events import read_events
 from rekindle.train.finals import MERGED, leave_merged
+from rekindle.train.lengths import lengths
 from rekindle.train.run import Run
 from rekindle.train.start import Asked, prepare
 from tests.tiny_models import byte_bpe, save_chat_model, unigram
@@ -273,6 +275,33 @@ def test_a_run_goes_on_from_an_adapter(base: Path, whole: Path, tmp_path: Path) 
     assert any(not torch.equal(value, adapter(whole)[name]) for name, value in adapter(own).items())
     load_checkpoint(resumable := made(base, KL, model=str(final)), place)
     torch.testing.assert_close(said(resumable.loaded.model), said(by_peft(own / "final")), atol=1e-5, rtol=0)
+
+
+def counted(base: Path, **options: Any) -> tuple[list[int], list[int]]:
+    """Tokens of the longest and the average prompt: of the plan, and of the run."""
+    resolved, task = prepare(Asked("grpo", {**asked(base, **options), "steps": 1}))
+    found, going = lengths(resolved, task), made(base, **options)
+    own = [len(going.loaded.encode(example)) for example in going.examples]
+    assert found.known and found.looked_at == len(own)
+    return [found.longest, round(found.mean * len(own))], [max(own), sum(own)]
+
+
+def test_a_plan_counts_prompts_as_the_run_does(base: Path, whole: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.jinja"
+    long.write_text("{{ 'be brief. ' * 2 }}{{ messages[-1]['content'] }}")
+    shipped = tmp_path / "adapter"
+    shutil.copytree(whole / "final", shipped)
+    byte_bpe(long.read_text()).save_pretrained(shipped)
+    start: dict[str, Any] = {"model": str(shipped), "lora.rank": 0}
+    plain = counted(base)
+    for options in ({"chat_template": str(long)}, start, {"system_prompt": "be brief."}):
+        planned, own = counted(base, **options)
+        assert planned == own != plain[1], options
+    assert plain[0] == plain[1]
+    with pytest.raises(InputError, match="cannot be read"):
+        lengths(*prepare(Asked("grpo", asked(base, chat_template=str(tmp_path / "none.jinja")))))
+    with pytest.raises(InputError, match="does not know enable_thinking"):
+        lengths(*prepare(Asked("grpo", asked(base, chat_template=str(long), thinking=True))))
 
 
 @pytest.mark.parametrize(
