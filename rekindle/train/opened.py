@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rekindle.errors import InputError
-from rekindle.tokens.loader import Loaded, load_model
+from rekindle.tokens.loader import Loaded, found_adapter, load_model
 from rekindle.tokens.lora import (
     ALL_LINEAR,
     TRAINED,
@@ -31,7 +31,7 @@ def start_model(config: RunConfig, task: Task) -> Loaded:
     lora = config.lora
     if lora.rank:
         need_peft()
-    elif lora.quantize != "none":
+    elif lora.quantize != "none" and not trains_adapter(config):
         raise InputError(f"lora.quantize={lora.quantize} freezes the weights, and nothing would train: add --lora RANK")
     loaded = load_model(
         config.model,
@@ -50,6 +50,11 @@ def start_model(config: RunConfig, task: Task) -> Loaded:
         loaded = replace(loaded, model=adapted)
     loaded.model.train()
     return loaded
+
+
+def trains_adapter(config: RunConfig) -> bool:
+    """Whether only adapters train: new ones, or those of the folder or hub id that the run starts from."""
+    return bool(config.lora.rank) or found_adapter(config.model) is not None
 
 
 def _check_same(spec: str, lora: Lora, model: Any) -> None:

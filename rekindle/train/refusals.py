@@ -14,6 +14,7 @@ from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.lazy import Streamed, looked_at
 from rekindle.train.config import Resolved
 from rekindle.train.fleets import check_fleet
+from rekindle.train.opened import trains_adapter
 from rekindle.train.settings import parts
 
 
@@ -21,7 +22,7 @@ def check_run(resolved: Resolved, task: Task) -> None:
     """InputError for what the method cannot do with the data, the rewards or the number format."""
     config = resolved.config
     check_fleet(config, resolved.record)
-    if config.dtype == "bfloat16" and not config.lora.rank:  # adapters stay in float32
+    if config.dtype == "bfloat16" and not trains_adapter(config):  # adapters stay in float32
         raise InputError(
             "weights in bfloat16 lose every update below a bf16 step: set dtype=float32, and precision=bf16 for speed"
         )

@@ -19,6 +19,7 @@ from rekindle.api import evaluate, train
 from rekindle.cli.common import run_safely
 from rekindle.cli.main import app
 from rekindle.errors import InputError
+from rekindle.tokens import quantized
 from rekindle.tokens.embed import PolicyStates
 from rekindle.tokens.loader import load_model
 from rekindle.tokens.lora import START, adapted_layers, at, plain_weights
@@ -275,6 +276,21 @@ def test_a_run_goes_on_from_an_adapter(base: Path, whole: Path, tmp_path: Path) 
     assert any(not torch.equal(value, adapter(whole)[name]) for name, value in adapter(own).items())
     load_checkpoint(resumable := made(base, KL, model=str(final)), place)
     torch.testing.assert_close(said(resumable.loaded.model), said(by_peft(own / "final")), atol=1e-5, rtol=0)
+
+
+def test_a_run_goes_on_from_an_adapter_over_a_narrower_base(
+    base: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start: dict[str, Any] = {"model": str(whole / "final"), "lora.rank": 0}
+    going = made(base, dtype="bfloat16", **start)
+    first = {name: p.detach().clone() for name, p in going.trainable()}
+    assert first and {p.dtype for p in first.values()} == {torch.float32}
+    assert {p.dtype for n, p in going.loaded.model.named_parameters() if "lora_" not in n} == {torch.bfloat16}
+    going.record.step(going)
+    assert any(not torch.equal(p, first[name]) for name, p in going.trainable())
+    monkeypatch.setattr(quantized, "installed", lambda: True)
+    with pytest.raises(InputError, match=r"lora.quantize=8bit computes on a CUDA device, and the device is 'cpu'"):
+        made(base, **{"lora.quantize": "8bit"}, **start)
 
 
 def counted(base: Path, **options: Any) -> tuple[list[int], list[int]]:
