@@ -32,10 +32,18 @@ class Encode:
         if self.chat or messages is not None:
             ids = self._template(example, messages or [{"role": "user", "content": example.prompt}])
         else:
-            ids = list(self.tokenizer(example.prompt).input_ids)
+            ids = self._plain(example.prompt)
         if not ids:
             raise InputError(f"prompt '{example.id}': the tokenizer makes no tokens of it: change or drop the row")
         return ids
+
+    def _plain(self, text: str) -> list[int]:
+        """The ids of a text by itself, open at its end: an end token that the tokenizer appends is left out."""
+        ids, end = list(self.tokenizer(text).input_ids), self.tokenizer.eos_token_id
+        if not ids or ids[-1] != end:
+            return ids
+        bare = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return ids[:-1] if bare and ids[-len(bare) - 1 :] == [*bare, end] else ids
 
     def _template(self, example: Example, messages: list[dict[str, str]]) -> list[int]:
         if self.tokenizer.chat_template is None:

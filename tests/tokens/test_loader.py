@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -112,6 +112,28 @@ def test_prompts_without_template_are_the_plain_ids(saved: Path) -> None:
     assert loaded.encode(Example("a", "one")) == loaded.tokenizer("one").input_ids
     with pytest.raises(InputError, match=r"'a' is a list of messages, but the tokenizer has no chat template"):
         loaded.encode(Example("a", "q", None, {"messages": [{"role": "user", "content": "q"}]}))
+
+
+@pytest.mark.parametrize("special", ["$A </s>", "<s> $A </s>", "<s> $A"])
+def test_a_plain_prompt_is_left_open_by_a_tokenizer_that_appends_an_end(folder: Path, special: str) -> None:
+    for template in (None, TEMPLATE):
+        closing = byte_tokenizer(template)
+        closing.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=special, special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        closing.save_pretrained(folder)
+        loaded, text = load_model(str(folder)), Example("a", "one?")
+        own = loaded.tokenizer("one?", add_special_tokens=False).input_ids
+        begin = [0] if special.startswith("<s>") else []
+        assert loaded.tokenizer("one?").input_ids == begin + own + [1] * special.endswith("</s>")
+        if template is None:
+            assert loaded.encode(text) == begin + own
+            assert loaded.encode(Example("c", "</s>one?")) == [*begin, 1, *own]
+            assert loaded.encode(Example("b", "one?</s>")) == [*begin, *own, 1], (
+                "an end that the prompt itself has stays"
+            )
+        else:
+            assert loaded.tokenizer.decode(loaded.encode(text)) == "[user]one?;[assistant]"
 
 
 def test_prompts_go_through_the_chat_template(folder: Path) -> None:
