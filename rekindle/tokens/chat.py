@@ -94,6 +94,15 @@ def check_thinking(spec: str, tokenizer: Any, thinking: bool | None, chat: bool)
         )
 
 
+def check_system(spec: str, system_prompt: str | None, chat: bool) -> None:
+    """InputError where the user's own `system_prompt` would be left out, since no chat template is used."""
+    if system_prompt and not chat:
+        raise InputError(
+            f"model '{spec}': the system_prompt goes to a chat template, and none is used: write it into the prompts, "
+            "give chat_template=FILE, or leave it out"
+        )
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, cut to 200 characters."""
     lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]

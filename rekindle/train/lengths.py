@@ -14,6 +14,7 @@ from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.config import Resolved
 from rekindle.train.footprint import place
+from rekindle.train.opened import check_own_system
 
 LOOKED_AT = 512
 """Prompts whose length is looked at."""
@@ -89,7 +90,7 @@ def _encode(resolved: Resolved, task: Task) -> Encode | None:
     where = tokenizer_place(adapter, place(config.model if adapter is None else adapter.base, task.name))
     if Path(where).is_dir() and not has_tokenizer(Path(where)):
         return None
-    return load_encode(
+    encode = load_encode(
         config.model,
         where,
         task_name=task.name,
@@ -97,3 +98,5 @@ def _encode(resolved: Resolved, task: Task) -> Encode | None:
         chat_template=config.chat_template,
         thinking=config.thinking,
     )
+    check_own_system(config, encode)
+    return encode

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rekindle.errors import InputError
+from rekindle.tokens.chat import Encode, check_system
 from rekindle.tokens.loader import Loaded, found_adapter, load_model
 from rekindle.tokens.lora import (
     ALL_LINEAR,
@@ -20,7 +21,7 @@ from rekindle.tokens.lora import (
 )
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.sections import Lora
-from rekindle.train.settings import RunConfig
+from rekindle.train.settings import TASKS_OWN, RunConfig
 
 
 def start_model(config: RunConfig, task: Task) -> Loaded:
@@ -43,6 +44,7 @@ def start_model(config: RunConfig, task: Task) -> Loaded:
         thinking=config.thinking,
         quantize=lora.quantize,
     )
+    check_own_system(config, loaded.encode)
     if loaded.adapter:
         _check_same(config.model, lora, loaded.model)
     elif lora.rank:
@@ -50,6 +52,11 @@ def start_model(config: RunConfig, task: Task) -> Loaded:
         loaded = replace(loaded, model=adapted)
     loaded.model.train()
     return loaded
+
+
+def check_own_system(config: RunConfig, encode: Encode) -> None:
+    """InputError where the user's own system prompt would be left out; the task's own is for chat models only."""
+    check_system(config.model, None if config.system_prompt == TASKS_OWN else config.system_prompt, encode.chat)
 
 
 def trains_adapter(config: RunConfig) -> bool:

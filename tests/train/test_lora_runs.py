@@ -399,6 +399,22 @@ def test_plain_weights_of_a_run_are_what_it_samples_from(base: Path) -> None:
     torch.testing.assert_close(said(plain), said(going.loaded.model), atol=1e-5, rtol=0)
 
 
+def test_a_system_prompt_that_nobody_would_hear_is_refused(base: Path, tmp_path: Path) -> None:
+    save_chat_model(tmp_path, "qwen3", lambda: byte_bpe(None))
+    plain: dict[str, Any] = {"model": str(tmp_path)}
+    told = "the system_prompt goes to a chat template, and none is used: write it into the prompts, give chat_template"
+    with pytest.raises(InputError, match=told):
+        made(base, system_prompt="be brief.", **plain)
+    with pytest.raises(InputError, match=told):
+        lengths(*prepare(Asked("grpo", asked(base, system_prompt="be brief.", **plain))))
+    for quiet in ("task", "none", ""):
+        assert not made(base, system_prompt=quiet, **plain).loaded.encode.chat, "the task's own is for chat models"
+    mine = tmp_path / "mine.jinja"
+    mine.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    going = made(base, system_prompt="be brief.", chat_template=str(mine), **plain)
+    assert going.tokenizer.decode(going.loaded.encode(going.examples[0])).startswith("be brief.what is")
+
+
 def test_templates_and_thinking_reach_the_prompts_of_a_run(base: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text("{{ messages[-1]['content'] }}{% if not enable_thinking %}</think>{% endif %}")
