@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from rekindle.core.ranks import Alone, Ranks, Together, squares
 from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.tokens.loader import resolve_device
 
 T = TypeVar("T")
 
@@ -133,12 +134,15 @@ def meeting(here: Place, environment: Mapping[str, str] = os.environ) -> dict[st
 
 
 def device_of(device: str, here: Place | None) -> str:
-    """The device of this rank: "cuda" is the GPU of its local number. InputError where all would take one GPU."""
+    """The device of this rank: "cuda" is the GPU of its local number. InputError where all would take one GPU.
+
+    "auto" is "cuda" where there are GPUs.
+    """
     if here is None or device == "cpu":
         return device
     if device.startswith("cuda:"):
         raise InputError(f"device={device} names one GPU for {here.count} ranks: set device=cuda, a GPU each")
-    if not torch.cuda.is_available():
+    if resolve_device(device).type != "cuda":
         return device
     if here.local >= torch.cuda.device_count():
         have = torch.cuda.device_count()

@@ -203,6 +203,22 @@ def test_a_launcher_says_which_rank_this_is() -> None:
         device_of("cuda:1", Place(0, 2, 0))
 
 
+def test_each_rank_takes_a_gpu_of_its_own_and_no_device_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_of(name, Place(1, 2, 1)) for name in ("cuda", "auto", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    with pytest.raises(InputError, match=r"local rank 2 has no GPU of its own \(2 here\)"):
+        device_of("cuda", Place(2, 3, 2))
+    for name in ("gpu", "cdua", "meta"):
+        with pytest.raises(InputError, match=f"unknown device '{name}'"):
+            device_of(name, Place(1, 2, 1))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert device_of("auto", Place(1, 2, 1)) == "auto"
+    with pytest.raises(InputError, match=r"device 'cuda' is not there \(CUDA devices: 0\)"):
+        device_of("cuda", Place(1, 2, 1))
+
+
 def test_ranks_need_processes_and_shares_need_ranks() -> None:
     with joined(1, "cpu", False) as ranks:
         assert isinstance(ranks, Alone)
