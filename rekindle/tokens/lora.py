@@ -41,15 +41,21 @@ def need_peft() -> Any:
 def adapt(model: PreTrainedModel, rank: int, alpha: float | None, targets: Sequence[str], seed: int) -> nn.Module:
     """`model` frozen, with a new adapter in its `targets` that says nothing yet and is all that trains.
 
-    alpha: None = twice the rank. targets: names of modules, or "all-linear", which leaves the head out. The first
+    alpha: None = twice the rank. targets: names of modules, or "all-linear" alone, which leaves the head out. The first
     weights depend on `seed` alone. InputError where a target does not exist or is a tied head.
     """
     given = list(targets)
+    if ALL_LINEAR[0] in given and len(given) > 1:
+        others = ", ".join(name for name in given if name != ALL_LINEAR[0]) or "it once more"
+        raise InputError(
+            f"lora.targets holds all-linear, which stands for every linear layer but the head, and {others}: set it "
+            "to all-linear alone, or name each module"
+        )
     config = need_peft().LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
         lora_dropout=0.0,
-        target_modules=ALL_LINEAR[0] if ALL_LINEAR[0] in given else given,
+        target_modules=ALL_LINEAR[0] if tuple(given) == ALL_LINEAR else given,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
         base_model_name_or_path=model.name_or_path,

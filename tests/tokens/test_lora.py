@@ -91,6 +91,11 @@ def test_targets_that_cannot_be_adapted() -> None:
         adapt(build("llama"), 3, None, ("query",), 0)
     with pytest.raises(InputError, match=r"lora.targets names 'lm_head', which shares its weights"):
         adapt(build("qwen3"), 3, None, ("q_proj", "lm_head"), 0)
+    for more in ("lm_head", "q_proj"):
+        with pytest.raises(
+            InputError, match=f"every linear layer but the head, and {more}: set it to all-linear alone"
+        ):
+            adapt(build("llama"), 3, None, (more, "all-linear"), 0)
     assert "lm_head" in adapted_layers(adapt(build("llama"), 3, None, ("lm_head",), 0)), "an untied head may"
 
 
