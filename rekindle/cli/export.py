@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 Source = Annotated[str, typer.Argument(help="a run, a checkpoint or a model folder", metavar="RUN|DIR")]
 Out = Annotated[Path, typer.Argument(help="a new or empty folder")]
 Merge = Annotated[bool, typer.Option("--merge", help="write an adapter's whole model, with the adapter in its weights")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="of merged weights (default float32)")
-]
+Dtype = Annotated[str | None, typer.Option(help="of merged weights: float32 (default), bfloat16 or float16")]
 
 
 def export(source: Source, out: Out, merge: Merge = False, dtype: Dtype = None) -> None:

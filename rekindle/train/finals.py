@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rekindle.errors import InputError
+from rekindle.errors import InputError, unknown
 from rekindle.tokens.fetching import quiet
 from rekindle.tokens.loader import DTYPES, load_model
 from rekindle.tokens.lora import CONFIG, adapted_layers, save_merged
@@ -18,7 +18,10 @@ MERGED = "final-merged"
 
 
 def leave_merged(run: Run, root: Path) -> None:
-    """`final-merged/` in the run folder `root` where an adapter trained and `lora.merge` is on; whole or not at all."""
+    """`final-merged/` in the run folder `root` where an adapter trained and `lora.merge` is on; whole or not at all.
+
+    Summed in the number format of the run's base, which may be a quantised one; `export` sums anew in float32.
+    """
     if not run.resolved.config.lora.merge or not adapted_layers(run.loaded.model):
         return
     partial = root / f".{MERGED}.partial"
@@ -31,8 +34,8 @@ def leave_merged(run: Run, root: Path) -> None:
 def export(source: str, out: Path, merge: bool, dtype: str | None) -> Path:
     """Copy the model of a run, a checkpoint or a model folder to `out`, without what only a resumed run needs.
 
-    merge: an adapter becomes a whole model, its weights in `dtype` (None: float32). InputError where `out` is not new
-    or empty, and where there is nothing to merge.
+    merge: an adapter becomes a whole model, summed in float32, its weights in `dtype` (None: float32). InputError
+    where `out` is not new or empty, and where there is nothing to merge.
     """
     out = out.expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -45,6 +48,8 @@ def export(source: str, out: Path, merge: bool, dtype: str | None) -> Path:
         raise InputError(f"'{source}' holds a whole model, and there is nothing to merge: leave --merge out")
     if dtype is not None and not merge:
         raise InputError("--dtype is for merged weights, and the others are copied as they are: add --merge")
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     if not adapter and not (folder / "config.json").is_file():
         raise InputError(f"'{source}' is no model: neither config.json nor {CONFIG} is in {folder}")
     partial = out.with_name(f".{out.name}.partial")
@@ -60,9 +65,9 @@ def export(source: str, out: Path, merge: bool, dtype: str | None) -> Path:
 
 
 def _merge(folder: Path, partial: Path, dtype: str) -> None:
-    """Products in float32, whatever the weights are left in."""
+    """Products and sums in float32, whatever the run computed in; they are rounded once, to `dtype`."""
     loaded = load_model(str(folder))
     partial.mkdir(parents=True)
     with quiet():
-        save_merged(loaded.model, partial, DTYPES.get(dtype))
+        save_merged(loaded.model, partial, DTYPES[dtype])
         loaded.tokenizer.save_pretrained(partial)

@@ -21,10 +21,10 @@ from rekindle.cli.main import app
 from rekindle.errors import InputError
 from rekindle.tokens import quantized
 from rekindle.tokens.embed import PolicyStates
-from rekindle.tokens.loader import load_model
+from rekindle.tokens.loader import DTYPES, load_model
 from rekindle.tokens.lora import START, adapted_layers, at, plain_weights
 from rekindle.train.build import make_run
-from rekindle.train.checkpoint import checkpoints, load_checkpoint
+from rekindle.train.checkpoint import checkpoints, load_checkpoint, save_model
 from rekindle.train.events import read_events
 from rekindle.train.finals import MERGED, leave_merged
 from rekindle.train.lengths import lengths
@@ -131,12 +131,12 @@ def test_the_base_does_not_move(base: Path) -> None:
     assert any(not torch.equal(value, now[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bf16"])
 def test_merging_gives_the_trained_log_probs(base: Path, whole: Path, tmp_path: Path, dtype: str) -> None:
     said_so = ["export", str(whole), str(tmp_path / "merged"), "--merge"]
     assert run_safely(app, said_so if dtype == "float32" else [*said_so, "--dtype", dtype]) == 0
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    assert str(merged.dtype) == f"torch.{dtype}" and type(merged).__name__ == "Qwen3ForCausalLM"
+    assert merged.dtype == DTYPES[dtype] and type(merged).__name__ == "Qwen3ForCausalLM"
     close = 1e-5 if dtype == "float32" else 0.2
     torch.testing.assert_close(said(merged).float(), said(by_peft(whole / "final")), atol=close, rtol=0)
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
@@ -155,6 +155,20 @@ def test_a_finished_run_leaves_a_merged_model_too(base: Path, tmp_path: Path) ->
     assert not (tmp_path / "unasked").exists()
 
 
+def test_an_exported_sum_is_rounded_once(base: Path, tmp_path: Path) -> None:
+    going = made(base, dtype="bfloat16")
+    going.record.step(going)
+    save_model(going, tmp_path / "final")
+    leave_merged(going, tmp_path)
+    assert run_safely(app, ["export", str(tmp_path / "final"), str(tmp_path / "out"), "--merge"]) == 0
+    sums, left = (load_file(tmp_path / name / "model.safetensors") for name in ("out", MERGED))
+    assert {v.dtype for v in sums.values()} == {torch.float32} and {v.dtype for v in left.values()} == {torch.bfloat16}
+    trained = by_peft(tmp_path / "final")
+    torch.testing.assert_close(
+        said(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), said(trained), atol=1e-5, rtol=0
+    )
+
+
 def test_export_copies_what_is_needed_and_refuses_the_rest(
     base: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +184,7 @@ def test_export_copies_what_is_needed_and_refuses_the_rest(
         (str(whole), str(tmp_path / "out")): "is there and not empty: give a new one",
         (str(base / "model"), str(tmp_path / "x"), "--merge"): "there is nothing to merge: leave --merge out",
         (str(whole), str(tmp_path / "x"), "--dtype", "bfloat16"): "add --merge",
+        (str(whole), str(tmp_path / "x"), "--merge", "--dtype", "bf61"): "unknown dtype 'bf61': did you mean 'bf16'",
         (str(tmp_path / "nowhere"), str(tmp_path / "x")): "is no folder here: name a run",
         (str(base), str(tmp_path / "x")): "is no model: neither config.json nor adapter_config.json",
     }
