@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from rekindle.errors import InputError, unknown
 from rekindle.tokens.adapters import AdapterFolder, adapter_folder, with_adapter
-from rekindle.tokens.chat import Encode, check_thinking, set_template
+from rekindle.tokens.chat import Encode
+from rekindle.tokens.encoder import EMBEDDED_TASKS, has_tokenizer, load_encode, tokenizer_place
 from rekindle.tokens.fetching import guarded, quiet
 from rekindle.tokens.heads import refuse_dropout
 from rekindle.tokens.quantized import Quantize, quantization
 
-EMBEDDED_TASKS = ("reduce", "digit_sum")
 DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -31,10 +31,6 @@ DTYPES = {
     "fp16": torch.float16,
     "float64": torch.float64,
 }
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("tekken.json", "tiktoken.model"),
-)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
 
@@ -69,7 +65,7 @@ def load_model(
     """
     kind, place = _dtype(dtype), resolve_device(device)
     with quiet(), torch.random.fork_rng(devices=[]):
-        adapter = found_adapter(spec)
+        adapter = adapter_of(spec)
         if adapter is None:
             source = _source(spec, task_name, whole=True)
             model = _model(spec, source, kind, place, quantize)
@@ -89,31 +85,6 @@ def load_model(
     if not eos_ids(model, tokenizer):
         raise InputError(f"model '{spec}': no end-of-text token: set 'eos_token' in tokenizer_config.json")
     return Loaded(model, tokenizer, encode, adapter is not None)
-
-
-def load_encode(
-    spec: str,
-    source: str,
-    *,
-    task_name: str | None = None,
-    system_prompt: str | None = None,
-    chat_template: str | None = None,
-    thinking: bool | None = None,
-) -> Encode:
-    """How prompts of the model `spec` become tokens, by the tokenizer in `source`; no weights are read."""
-    with quiet(), torch.random.fork_rng(devices=[]):
-        tokenizer = guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-    chat = tokenizer.chat_template is not None and task_name not in EMBEDDED_TASKS
-    if chat_template is not None:
-        chat = True
-        set_template(tokenizer, chat_template)
-    check_thinking(spec, tokenizer, thinking, chat)
-    return Encode(tokenizer, chat, system_prompt, thinking)
-
-
-def tokenizer_place(adapter: AdapterFolder | None, source: str) -> str:
-    """Where the tokenizer is: with the adapter, where it brought one, else with the model in `source`."""
-    return str(adapter.folder) if adapter is not None and has_tokenizer(adapter.folder) else source
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -160,8 +131,8 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def found_adapter(spec: str) -> AdapterFolder | None:
-    """The adapter that `spec` names, a folder or a hub id; None where it names a whole model."""
+def adapter_of(spec: str) -> AdapterFolder | None:
+    """The adapter that a model's name stands for, a folder or a hub id; None where it is a whole model."""
     there = Path(spec).expanduser().exists() or _HUB_ID.fullmatch(spec)
     with quiet():
         return guarded(spec, lambda: adapter_folder(spec)) if there and spec != "embedded" else None
@@ -200,11 +171,6 @@ def _checked_folder(spec: str, folder: Path, whole: bool) -> Path:
         f"model '{spec}': a configuration, but no weights in the folder: copy or download model.safetensors (all its "
         "parts) into it"
     )
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder holds a tokenizer."""
-    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _base(adapter: AdapterFolder, dtype: torch.dtype, place: torch.device, quantize: Quantize) -> tuple[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode
+from rekindle.tokens.encoder import load_encode
 from rekindle.tokens.fetching import guarded, quiet
 from rekindle.tokens.grading.base import Grade, GradesRows
-from rekindle.tokens.loader import EMBEDDED_TASKS, context_length
+from rekindle.tokens.loader import context_length
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.files import PROFILE, Reading, refuse_leak
 from rekindle.tokens.tasks.layouts import Layout, merged_profile
@@ -19,6 +20,7 @@ from rekindle.tokens.tasks.sources import Source, open_rows
 from rekindle.tokens.tasks.survey import Read, Survey, overlap, read_each, survey
 from rekindle.train.datareport import UNSTATED, DataReport, describe, gold, no_room, references, tell_of
 from rekindle.train.footprint import place
+from rekindle.train.lengths import tokenizer_source
 from rekindle.train.measure import model_folder
 
 
@@ -46,14 +48,13 @@ class States(Protocol):
 
 def load_tokens(spec: str, task: str | None, system_prompt: str | None) -> Tokens:
     """The tokenizer and the context of a model; InputError where they cannot be loaded."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
+    folder = model_folder(spec)
+    encode = load_encode(spec, tokenizer_source(folder, task), task_name=task, system_prompt=system_prompt)
     with quiet():
-        source = place(model_folder(spec), task)
-        tokenizer = guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-        config = guarded(spec, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    chat = tokenizer.chat_template is not None and task not in EMBEDDED_TASKS
-    return Tokens(tokenizer, Encode(tokenizer, chat, system_prompt), context_length(_Configured(config)))
+        config = guarded(spec, lambda: AutoConfig.from_pretrained(place(folder, task), trust_remote_code=False))
+    return Tokens(encode.tokenizer, encode, context_length(_Configured(config)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode
-from rekindle.tokens.loader import EMBEDDED_TASKS, found_adapter, has_tokenizer, load_encode, tokenizer_place
+from rekindle.tokens.encoder import EMBEDDED_TASKS, has_tokenizer, load_encode, tokenizer_place
+from rekindle.tokens.loader import adapter_of
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.config import Resolved
@@ -83,11 +84,16 @@ def _characters(example: Example) -> int:
     return sum(len(str(message["content"])) for message in messages)
 
 
+def tokenizer_source(spec: str, task: str | None) -> str:
+    """Where the tokenizer of the model `spec` is, a folder or a hub id; no weights need be there."""
+    adapter = adapter_of(spec)
+    return tokenizer_place(adapter, place(spec if adapter is None else adapter.base, task))
+
+
 def _encode(resolved: Resolved, task: Task) -> Encode | None:
     """The run's own way of making prompts into tokens; None where the model's folder has no tokenizer."""
     config = resolved.config
-    adapter = found_adapter(config.model)
-    where = tokenizer_place(adapter, place(config.model if adapter is None else adapter.base, task.name))
+    where = tokenizer_source(config.model, task.name)
     if Path(where).is_dir() and not has_tokenizer(Path(where)):
         return None
     encode = load_encode(

@@ -8,7 +8,7 @@ from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode, check_system
-from rekindle.tokens.loader import Loaded, found_adapter, load_model
+from rekindle.tokens.loader import Loaded, adapter_of, load_model
 from rekindle.tokens.lora import (
     ALL_LINEAR,
     TRAINED,
@@ -61,7 +61,7 @@ def check_own_system(config: RunConfig, encode: Encode) -> None:
 
 def trains_adapter(config: RunConfig) -> bool:
     """Whether only adapters train: new ones, or those of the folder or hub id that the run starts from."""
-    return bool(config.lora.rank) or found_adapter(config.model) is not None
+    return bool(config.lora.rank) or adapter_of(config.model) is not None
 
 
 def _check_same(spec: str, lora: Lora, model: Any) -> None:

@@ -23,8 +23,10 @@ from rekindle.tokens import quantized
 from rekindle.tokens.embed import PolicyStates
 from rekindle.tokens.loader import DTYPES, load_model
 from rekindle.tokens.lora import START, adapted_layers, at, plain_weights
+from rekindle.tokens.rollouts import Example
 from rekindle.train.build import make_run
 from rekindle.train.checkpoint import checkpoints, load_checkpoint, save_model
+from rekindle.train.datacheck import load_tokens
 from rekindle.train.events import read_events
 from rekindle.train.finals import MERGED, leave_merged
 from rekindle.train.lengths import lengths
@@ -325,6 +327,12 @@ def test_a_plan_counts_prompts_as_the_run_does(base: Path, whole: Path, tmp_path
     byte_bpe(long.read_text()).save_pretrained(shipped)
     start: dict[str, Any] = {"model": str(shipped), "lora.rank": 0}
     plain = counted(base)
+    found, example = load_tokens(str(shipped), None, None), Example("a", "what is one?")
+    assert (
+        found.encode(example)
+        == load_model(str(shipped)).encode(example)
+        != load_tokens(str(base / "model"), None, None).encode(example)
+    ), "also where data is looked at"
     for options in ({"chat_template": str(long)}, start, {"system_prompt": "be brief."}):
         planned, own = counted(base, **options)
         assert planned == own != plain[1], options
