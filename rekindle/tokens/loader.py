@@ -64,6 +64,7 @@ def load_model(
     use instead of the tokenizer's. thinking: what the template is told. quantize: the base in 8 or 4 bits.
     """
     kind, place = _dtype(dtype), resolve_device(device)
+    quantization(quantize, place, kind)  # before anything is fetched, and no fault of an adapter's base
     with quiet(), torch.random.fork_rng(devices=[]):
         adapter = adapter_of(spec)
         if adapter is None:
