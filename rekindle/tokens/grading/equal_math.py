@@ -14,13 +14,23 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from rekindle.tokens.grading.numbers import normalise
+from rekindle.tokens.grading.forms import (
+    COMMA,
+    TEXT,
+    WORD,
+    added_words,
+    is_list,
+    listed,
+    mixed,
+    repeating,
+    rounded,
+    unread,
+    values,
+)
+from rekindle.tokens.grading.numbers import normalise, ungrouped
 
-_ANCHOR = re.compile(r"\$|\\\(|\\\[|\\boxed|\\begin")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|textrm|mbox)\s*\{([^{}]*)\}")
-_WORD = re.compile(r"[^\W\d_]+")
+_ANCHOR = re.compile(r"\$|\\\(|\\\[|\\boxed")
 _SUBSCRIPT = re.compile(r"[0-9]\s*_")
-_COMMA = re.compile(r"(?<!\\),(?!\s*[0-9]{3}(?![0-9]))")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ ,.'’-]+[^\W\d_]+)*\.?")
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)|\\equiv(?![a-zA-Z])|\\approx(?![a-zA-Z])|\\sim(?![a-zA-Z])")
 _NAME = re.compile(r"\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-zA-Z, ]*\))?|\\text\s*\{[^{}]*\}")
@@ -29,14 +39,9 @@ _JOIN = re.compile(
     r"|\\\\|!=|[&;]|(?:^[^|]*\|[^|]*$)",
     re.IGNORECASE,
 )
+_SEVERAL = re.compile(r"[<>]|\\[lg]e|\\in|\\pm|\\mp")
+_CAPITALISED = re.compile(r"[A-Z][a-z]+")
 _BRACKET = re.compile(r"[()\[\]{}]")
-_UNIT_WORDS = """
-mm cm dm m km in inch inches ft foot feet yd yard yards mi mile miles g kg mg lb lbs pound pounds oz ounces ton tons
-s sec second seconds min minute minutes h hr hrs hour hours day days week weeks month months year years l ml liter
-liters litre litres gallon gallons meter meters metre metres kilometers centimeters mph kmh per square sq cubic unit
-units degree degrees rad radian radians deg dollar dollars cent cents euro euros percent hz n j w v a pa k c f mol
-"""
-_UNITS = frozenset(_UNIT_WORDS.split())
 _SHORT = "no yes on not one two six ten odd all any up mon tue wed thu fri sat sun red tie win"
 _SHORT_WORDS = frozenset(_SHORT.split())
 MAX_DEPTH = 20
@@ -52,9 +57,10 @@ def same(reference: str, answer: str) -> dict[str, Any]:
     References that are words are compared as text, case aside: math-verify takes a word for a product of its letters,
     and so any anagram of "east" for equal. So are references in which it finds no mathematics.
     """
-    reference, answer = opened(reference), opened(answer)
+    reference, answer = (repeating(ungrouped(opened(text))) for text in (reference, answer))
     if words(reference) is not None:
-        return {"success": words(reference) == words(answer), "by": "text"}
+        return {"success": words(reference) == worded(answer), "by": "text"}
+    answer = listed(answer) if is_list(reference) else answer
     exact = by_rule(reference, answer)
     if exact is not None:
         return {"success": exact, "by": "text"}
@@ -65,8 +71,10 @@ def same(reference: str, answer: str) -> dict[str, Any]:
         return {"success": False, "by": "math", "why": f"nested {depth(answer)} levels deep, at most {MAX_DEPTH}"}
     if hedged(reference, answer):
         return {"success": False, "by": "math", "ambiguous": True}
-    parts = [answer] if _EQUALS.search(reference) else sides(answer)
-    right = [equal(gold, part) for part in parts]
+    near = rounded(answer)
+    if near is not None and equal(gold, near[0]) and shows(gold, *near[1:]):
+        return {"success": True, "by": "math"}
+    right = [equal(gold, part) for part in stated(reference, answer)]
     return {"success": all(right), "by": "math", **({"ambiguous": True} if any(right) and not all(right) else {})}
 
 
@@ -86,6 +94,24 @@ def equal(gold: tuple[Any, ...], answer: str) -> bool:
     return bool(verify(list(gold), list(predicted(answer)), timeout_seconds=None))
 
 
+def stated(reference: str, answer: str) -> list[str]:
+    """What an answer says, each of which must be right: itself, or its sides; of a list each value's one side."""
+    if _EQUALS.search(reference) or not _EQUALS.search(answer):
+        return [answer]
+    each = [sides(value) for value in values(answer)] if is_list(reference) else [sides(answer)]
+    if len(each) == 1:
+        return each[0]
+    return [", ".join(last) for last in ([one[0] for one in each], [one[-1] for one in each])]
+
+
+def shows(gold: tuple[Any, ...], shown: Fraction, half: Fraction) -> bool:
+    """Whether a decimal is the rounding of the reference's value to its digits."""
+    from sympy import Expr
+
+    exact = [one for one in gold if isinstance(one, Expr) and one.is_number and one.is_real]
+    return any(abs(float(one) - float(shown)) <= float(half) * (1 + 1e-9) for one in exact)
+
+
 def sides(answer: str) -> list[str]:
     """The values that an answer states: of `x = 1/2 = 0.5` the two last, for a name may stand on the left."""
     parts = _EQUALS.split(answer)
@@ -94,18 +120,21 @@ def sides(answer: str) -> list[str]:
 
 def opened(text: str) -> str:
     r"""An answer without the `\text{...}` that stands around the whole of it where it holds no words: `\mathrm{7}`."""
-    whole = _TEXT.fullmatch(text.strip())
-    return whole[1].strip() if whole and not _WORD.search(whole[1]) else text
+    whole = TEXT.fullmatch(text.strip())
+    return whole[1].strip() if whole and not WORD.search(whole[1]) else text
 
 
 def by_rule(reference: str, answer: str) -> bool | None:
     """What math-verify would read too kindly; None where it is asked.
 
-    It drops subscripts (the base of a number), takes a set for a tuple and `7,7` for 7, and compares 6 decimals.
+    It drops subscripts (the base of a number) and what follows a unit, takes a set for a tuple and `7,7` for 7, and
+    compares 6 decimals.
     """
+    if mixed(reference) or mixed(answer):
+        return re.sub(r"\s|[.$]", "", listed(reference)) == re.sub(r"\s|[.$]", "", listed(answer))
     if _SUBSCRIPT.search(reference) or _SUBSCRIPT.search(answer):
         return re.sub(r"[\s{}$]", "", reference) == re.sub(r"[\s{}$]", "", answer)
-    if _COMMA.search(answer) and not _COMMA.search(reference) and not re.search(r"[<>]|\\[lg]e|\\in", reference):
+    if COMMA.search(answer) and not COMMA.search(reference) and not _SEVERAL.search(reference):
         return False
     if "," in reference and {_bracket(reference), _bracket(answer)} in ({"{", "("}, {"{", "["}):
         return False
@@ -128,12 +157,10 @@ def _number(text: str) -> Fraction | None:
 
 def hedged(reference: str, answer: str) -> bool:
     """Whether an answer says more than the reference: an arrow, a connective, numbers or words that are no unit."""
-    texts = _TEXT.findall(answer)
-    said = any(character.isdigit() for text in texts for character in text)
-    added = {word.lower() for text in texts for word in _WORD.findall(text)} - _UNITS
-    added -= {word.lower() for word in _WORD.findall(reference)}
+    said = any(character.isdigit() for text in TEXT.findall(answer) for character in text)
     joined = _JOIN.search(answer) and not _JOIN.search(reference)
-    return bool(added or joined or (said and not _TEXT.search(reference)))
+    lost = unread(answer) and not unread(reference)
+    return bool(added_words(reference, answer) or joined or lost or (said and not TEXT.search(reference)))
 
 
 def ready() -> None:
@@ -149,11 +176,17 @@ def check(reference: str) -> dict[str, Any]:
 
 def words(text: str) -> str | None:
     r"""A text of words in lower case, `\text{...}` opened; None where it is anything else, such as `xy` or `2x`."""
-    plain = " ".join(_TEXT.sub(r"\1", text).replace("$", "").split())
-    short = plain.removesuffix(".").casefold() not in _SHORT_WORDS
-    if not _WORDS.fullmatch(plain) or (short and max(map(len, re.split(r"[^\w]+", plain))) < _LONG):
+    plain = " ".join(TEXT.sub(r"\1", text).replace("$", "").split()).removesuffix(".")
+    known = plain.casefold() in _SHORT_WORDS or _CAPITALISED.fullmatch(plain)
+    if not known and max(map(len, re.split(r"[^\w]+", plain))) < _LONG:
         return None
-    return plain.removesuffix(".").casefold()
+    return worded(text)
+
+
+def worded(text: str) -> str | None:
+    """As `words`, of short words too: what is compared with a reference of words."""
+    plain = " ".join(TEXT.sub(r"\1", text).replace("$", "").split())
+    return plain.removesuffix(".").casefold() if _WORDS.fullmatch(plain) else None
 
 
 @lru_cache(maxsize=4096)

@@ -14,6 +14,7 @@ from rekindle.tokens.grading.boxed import extract_boxed
 MAX_ANSWER = 2_000
 """Characters of an answer that are looked at; a longer one is no answer (also bounds the work on huge integers)."""
 
+_GROUPED = re.compile(r"(?<=[0-9])(?:\{,\}|\\[,;!:])(?=[0-9]{3}(?![0-9]))")
 _DROP = re.compile(r"\\[ ,;:!$]|\$")
 _FRACTION_COMMAND = re.compile(r"\\[dt]frac(?![a-zA-Z])")
 _INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
@@ -26,16 +27,21 @@ def normalise(text: str | None) -> str | None:
     r"""The canonical string of an answer, None where there is none (None, empty, or more than 2,000 characters).
 
     Integers, decimals, `a/b` and `\frac{a}{b}` become an integer or a reduced fraction, exactly: "007" -> "7",
-    "1,000" -> "1000", "0.50" -> "1/2". Dollar signs, LaTeX spaces and a trailing full stop are dropped. Any other text
-    keeps its case; its white space is collapsed. Total (never raises) and linear.
+    "1,000" (`1{,}000` and `1\,000` too) -> "1000", "0.50" -> "1/2". Dollar signs, LaTeX spaces and a trailing full stop
+    are dropped. Any other text keeps its case; its white space is collapsed. Total (never raises) and linear.
     """
     if text is None or len(text) > MAX_ANSWER:
         return None
-    plain = _DROP.sub(" ", text).replace("\u2212", "-")
+    plain = _DROP.sub(" ", ungrouped(text)).replace("\u2212", "-")
     plain = " ".join(_FRACTION_COMMAND.sub(r"\\frac", plain).split())
     plain = plain.removesuffix(".").rstrip()
     value = _value(plain)
     return (plain or None) if value is None else str(value)
+
+
+def ungrouped(text: str) -> str:
+    r"""The text with LaTeX's separators of thousands (`1{,}000`, `1\,000`) as commas."""
+    return _GROUPED.sub(",", text)
 
 
 def _value(plain: str) -> Fraction | None:

@@ -86,6 +86,40 @@ RIGHT = [
     ("7000", "7,000"),
     ("0.00003", "3/100000"),
     ("no", r"\text{No}"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\begin{bmatrix}1\\2\end{bmatrix}", r"\begin{bmatrix} 1 \\ 2 \end{bmatrix}"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    ("1000", "1{,}000"),
+    ("1234567", "1{,}234{,}567"),
+    ("12000", r"\$12{,}000"),
+    ("1000", r"1\,000"),
+    ("1000.5", "1{,}000.5"),
+    (r"0.\overline{3}", "1/3"),
+    ("1/3", r"0.\overline{3}"),
+    (r"1.\overline{27}", r"\frac{14}{11}"),
+    (r"0.\overline{142857}", r"\frac17"),
+    (r"-0.1\overline{6}", r"-\frac16"),
+    ("1,-2", "x=1, x=-2"),
+    ("1,2", r"x = 1 \text{ or } x = 2"),
+    ("1,2", r"1 \text{ and } 2"),
+    (r"1 \pm \sqrt{2}", r"1+\sqrt{2}, 1-\sqrt{2}"),
+    (r"1+\sqrt{2}, 1-\sqrt{2}", r"1 \pm \sqrt{2}"),
+    (r"\frac{9}{7}", r"\frac{9}{7} \approx 1.2857"),
+    (r"\frac{9}{7}", r"\frac{9}{7} \approx 1.286"),
+    ("5", r"5\text{ apples}"),
+    ("5", r"5 \text{ ways}"),
+    ("12", r"12 \text{ cm}^2"),
+    (r"25\text{ cm}^2", "25"),
+    (r"25\text{ cm}^2", r"25 \text{ cm}^{2}"),
+    (r"7\text{ h }30\text{ min}", r"7 \text{ h } 30 \text{ min}"),
+    ("Ann", "Ann"),
+    ("Ann", "ann"),
+    (r"\text{Area}=7", "7"),
+    ("1,2,3", r"1, 2, \text{ and } 3"),
+    ("x=1,x=2", "1,2"),
+    ("2000", "2{,}000"),
+    ("x=5", "5"),
+    (r"\sqrt2", r"x=\sqrt{2}\approx 1.414"),
 ]
 WRONG = [
     ("1/3", "0.333"),
@@ -131,17 +165,47 @@ WRONG = [
     ("0.0000004", "0.0000001"),
     ("0.000001", "0.0000014"),
     ("no", "on"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "2"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", "4"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+    (r"0.\overline{3}", "0"),
+    (r"0.\overline{73}", "0"),
+    (r"1.\overline{27}", "1"),
+    ("1000", "1{,}001"),
+    ("1,2", r"x = 1 \text{ or } x = 3"),
+    ("1", r"1 \text{ or } 2"),
+    ("1,2", "3=1, 2"),
+    ("1,2", "1, 3=2"),
+    ("1,2", "1=3,2=4"),
+    (r"\frac{9}{7}", r"\frac{9}{7} \approx 1.2"),
+    ("5", r"4 \approx 5"),
+    ("5", r"5 \approx 7"),
+    ("5", r"5\text{ or six}"),
+    ("5", r"5\text{ million}"),
+    ("7", r"7\text{ h }30\text{ min}"),
+    ("7", r"7\text{ m}5\text{ m}"),
+    (r"7\text{ h }30\text{ min}", "7"),
+    (r"7\text{ h }30\text{ min}", r"7\text{ h }45\text{ min}"),
+    (r"5\text{ feet }7\text{ inches}", r"5\text{ feet }9\text{ inches}"),
+    ("7", r"7\text{ {or} 5}"),
+    ("7", r"7\text{ not eight}"),
+    ("Ann", "Nan"),
+    ("Ben", "Neb"),
+    (r"20\text{ apples and }5\text{ pears}", "20"),
+    ("5", "x=5, x=7"),
+    ("7", r"7 \text{ is wrong}"),
+    ("7", r"7\mbox{ or eight}"),
 ]
 
 
 @pytest.mark.parametrize(("reference", "answer"), RIGHT)
 def test_equal_answers(reference: str, answer: str) -> None:
-    assert same(reference, answer)["success"] is True
+    assert grade(answer, reference) or same(reference, answer)["success"] is True
 
 
 @pytest.mark.parametrize(("reference", "answer"), WRONG)
 def test_unequal_answers_and_hedges(reference: str, answer: str) -> None:
-    assert same(reference, answer)["success"] is False
+    assert not grade(answer, reference) and same(reference, answer)["success"] is False
 
 
 def test_of_several_boxes_the_last_is_the_answer_and_the_text_around_is_not() -> None:
