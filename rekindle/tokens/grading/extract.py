@@ -1,7 +1,7 @@
 r"""Where the answer stands in a response: one answer by a stated rule, the last of its kind, after the reasoning.
 
-Every rule is linear in the text and never raises. Texts of more than 50,000 characters and answers of more than 2,000
-are no answer.
+Every rule is linear in the text and never raises. Texts of more than 50,000 characters after the reasoning, and answers
+of more than 2,000, are no answer.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from rekindle.tokens.grading.boxed import after_think, extract_boxed
 from rekindle.tokens.grading.numbers import normalise
 
 MAX_TEXT = 50_000
-"""Characters of a response that is looked at; a longer one has no answer."""
+"""Characters of a response after its reasoning that are looked at; a longer one has no answer."""
 
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
-_ANSWER = re.compile(r"(?i:(?<!/)\b(?:final )?answer\b(?: is)?\s*[:：>]?(?:[ \t]*(?:option|choice)\b)?)")
+_ANSWER = re.compile(
+    r"(?i:(?<!/)\banswer\b[*_]*(?:[ \t]+is\b[*_]*[ \t]*[:：]?|[ \t]*[:：>])(?:[ \t]*(?:option|choice)\b)?)"
+)
 _LINE = re.compile(r"(?im)^[ \t*#>]*(?:final )?answer[ \t*]*[:：](.*)$")
 _LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf|textit|textrm)\s*\{\s*)?[(\[]?\s*([A-Z])\s*[)\]]?(?:\s*\})?"
 _ONE = re.compile(rf"\s*[*$]*{_LETTER}[*$]*\s*[.:]?\s*")
-_STATED = re.compile(rf"[*$\s]*{_LETTER}(?![A-Za-z])")
-_OR = r"(?:[,/|;&+]|\\text\s*\{\s*(?:or|and)\s*\}|(?:or|and)\b)(?:\s*(?:maybe|perhaps|possibly|rather)\b)?"
+_STATED = re.compile(rf"[*$\s]*(?:\\\(\s*)?{_LETTER}(?![A-Za-z])")
+_MAYBE = r"(?:\s*(?:maybe|perhaps|possibly|rather)\b)?"
+_OR = rf"[(]?(?:[,/|;&+]|\\l?or(?![a-z])|\\text\s*\{{\s*(?:or|and)\s*\}}|(?:or|and)\b){_MAYBE}"
 _MORE = re.compile(rf"[*$\s]*{_OR}[*$\s]*[(\[]?([A-Z])(?![A-Za-z])")
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([A-Za-z0-9_+-]*)[ \t]*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([A-Za-z0-9_+-]*)[ \t\r]*$", re.MULTILINE)
 _SHORT = 100
 """Characters in which a letter must be stated: the patterns above are not linear."""
 
@@ -53,7 +56,7 @@ def boxed(text: str) -> Found:
 def marked(text: str) -> Found:
     """The rest of the line after the last `####` (GSM8K): "#### $1,234." is 1234."""
     _, mark, tail = text.rpartition("####")
-    return Found.of(normalise(tail.strip().partition("\n")[0]) if mark else None)
+    return Found.of(normalise(tail.strip().partition("\n")[0].strip(" *\r")) if mark else None)
 
 
 def last_number(text: str) -> Found:
@@ -163,6 +166,5 @@ RULES: Mapping[str, Callable[[str], Found]] = MappingProxyType(
 
 def extract(rule: str, text: str) -> Found:
     """The answer in a response by the rule of that name, looked for after `</think>`."""
-    if len(text) > MAX_TEXT:
-        return Found(None, "no_answer")
-    return RULES[rule](after_think(text))
+    said = after_think(text)
+    return RULES[rule](said) if len(said) <= MAX_TEXT else Found(None, "no_answer")
