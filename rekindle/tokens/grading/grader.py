@@ -74,6 +74,7 @@ class Grader:
         self.memory = Memory(cache)
         self.pool = Pool(workers, deadline, prepare=f"{self.kind.module}:ready" if self.kind.module else "")
         self._sound: dict[str, bool] = {}
+        self._refused: set[str] = set()
 
     def find(self, text: str) -> Found:
         """The answer in a response."""
@@ -115,7 +116,7 @@ class Grader:
 
     def at_once(self, answer: str | None, reference: str | None) -> Grade | None:
         """The grade of a pair where it needs no worker, or is remembered; else None."""
-        if reference is None or not reference.strip():
+        if reference is None or not reference.strip() or reference in self._refused:
             return Grade(None, "reference_invalid", answer)
         if self.by == "choice":
             gold = letter(reference)
@@ -137,8 +138,13 @@ class Grader:
         return [self._grade(*pair, outcome) for pair, outcome in zip(pairs, outcomes, strict=True)]
 
     def check(self, references: Sequence[str], ranks: Ranks | None = None) -> list[Grade]:
-        """Whether references can be compared with at all: a success for each that can. `ranks` share the work."""
-        return shared(references, self._check, ranks or Alone())
+        """Whether references can be compared with at all: a success for each that can. `ranks` share the work.
+
+        The others are remembered, by all ranks alike: rows with such a reference are not graded.
+        """
+        grades = shared(references, self._check, ranks or Alone())
+        self._refused |= {ref for ref, grade in zip(references, grades, strict=True) if grade.success is not True}
+        return grades
 
     def _check(self, references: Sequence[str]) -> list[Grade]:
         if not self.kind.module:

@@ -11,7 +11,7 @@ from rekindle.tokens.grading.grader import Grader
 from rekindle.tokens.rollouts import Example
 
 MOST = 2_000
-"""References that are tried: all where there are no more, else so many evenly spaced over the data."""
+"""References that are tried: all where there are no more, else so many evenly spaced, and the rest is believed."""
 TOLERATED = 0.05
 """Share of references that may fail; their prompts are left out of loss and statistics when they are drawn."""
 

@@ -248,6 +248,15 @@ def test_ranks_share_the_work_and_agree(count: int) -> None:
     assert again == got and sum(len(pool.asked) for _, pool in made) == 5
 
 
+def test_a_reference_that_failed_before_the_run_is_left_out_by_all_ranks() -> None:
+    made = [counting(check=[said(i == 0) for i in (rank, 0)], same=[said(True)] * 4) for rank in range(2)]
+    examples = [Example("good", "p", "c"), Example("bad", "p", "d")]
+    failed = on_ranks(2, lambda rank: self_check(made[rank.index][0], examples, rank))
+    assert [[f.id for f in one] for one in failed] == [["bad"]] * 2
+    got = on_ranks(2, lambda rank: made[rank.index][0].grade_rows([r"\boxed{a}", r"\boxed{a}"], examples, rank))
+    assert got[0] == got[1] and [g.status for g in got[0]] == ["ok", "reference_invalid"]
+
+
 def test_an_error_of_one_rank_is_raised_on_all() -> None:
     def work(items: list[int]) -> list[int]:
         if 1 in items:
@@ -265,6 +274,7 @@ def test_references_are_tried_before_a_run(math: Grader) -> None:
     failures = self_check(math, examples)
     assert [(f.id, f.reference) for f in failures] == [("row-1", TOWER)] and "3 s" in failures[0].why
     assert refuse_unsound(math, examples) == failures, "one in forty-five may fail"
+    assert rows(math, [r"\boxed{2}"], TOWER)[0].status == "reference_invalid", "and it judges nobody"
     exact = Grader("choice", "choice")
     wrong = [Example(f"row-{i}", "p", "apple" if i < 4 else "A") for i in range(10)]
     with pytest.raises(InputError, match=r"cannot use the reference of 'row-0' .*'row-2' .* and 1 more: repair"):
