@@ -16,7 +16,6 @@ from rekindle.tokens.grading.selfcheck import refuse_unsound, told
 from rekindle.tokens.heads import split
 from rekindle.tokens.packed import checkpoint_layers
 from rekindle.tokens.policy import LMPolicy
-from rekindle.tokens.rewards import load_rewards
 from rekindle.tokens.sampling.base import Sampler
 from rekindle.tokens.sampling.ray_sampler import RaySampler
 from rekindle.tokens.tasks.base import Task
@@ -31,6 +30,7 @@ from rekindle.train.run import Run, sampling_of
 from rekindle.train.settings import RunConfig
 from rekindle.train.shard import copied, sharded
 from rekindle.train.shared_sampler import ranked_sampler
+from rekindle.train.source import data_rewards
 
 
 def make_run(
@@ -84,7 +84,7 @@ def make_verifier(config: RunConfig, task: Task, ranks: Ranks) -> Verifier:
 
     The references are tried first; InputError where too many cannot be compared with.
     """
-    rewards = load_rewards(config.reward) if config.reward else None
+    rewards = data_rewards(config, task)
     grader = task_grader(config.grading, task)
     if grader is None:
         return Verifier(task, rewards, ranks=ranks)

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rekindle.errors import InputError
+from rekindle.tokens.rewards import Rewards, load_rewards
 from rekindle.tokens.tasks import load_task
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.files import Reading, load_files
+from rekindle.tokens.tasks.lazy import looked_at
 from rekindle.tokens.tasks.reasoning_gym import ReasoningGym
 from rekindle.tokens.tasks.sources import Source, digest
 from rekindle.train.config import early, early_source
@@ -52,6 +54,18 @@ def said_reading(toml: Mapping[str, Any] | None, sets: Sequence[str], flags: Map
         streaming=bool(streaming),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def data_rewards(config: RunConfig, task: Task) -> Rewards | None:
+    """The reward functions of a run, fit to its training data; InputError where one cannot be called with it.
+
+    None where the run has no reward functions.
+    """
+    if not config.reward:
+        return None
+    rewards = load_rewards(config.reward)
+    rewards.fit(looked_at(task.split("train")))
+    return rewards
 
 
 def data_inputs(config: RunConfig) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from rekindle.errors import InputError
 from rekindle.tokens.grading.grader import Grader
-from rekindle.tokens.rewards.rows import columns, truth
+from rekindle.tokens.rewards.rows import Names, columns, truth
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks import TASKS, load_task
 from rekindle.tokens.tasks.files import FileTask, Reading, load_files
@@ -233,7 +233,7 @@ def test_a_column_of_messages_beside_the_prompt_is_kept_for_reward_functions(tmp
     task, example = one(tmp_path, row)
     assert (task.layouts["train"].name, example.prompt, example.answer) == ("math", "p", "1")
     assert example.meta[FOREIGN] == talk and "messages" not in example.meta, "it is no conversation to answer"
-    assert columns([example])["messages"] == [talk]
+    assert columns([example], Names().see([example]))["messages"] == [talk]
     _, example = one(tmp_path, {"prompt": user("q"), "answer": "1", "messages": talk})
     assert example.meta["messages"] == user("q") and example.meta[FOREIGN] == talk
     with pytest.raises(InputError, match=r"no 'prompt' .*name it by data_prompt"):

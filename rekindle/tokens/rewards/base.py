@@ -97,8 +97,8 @@ class Cell:
 class Convention(Protocol):
     """How a library calls its reward functions, and what they return."""
 
-    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log) -> list[Call]:
-        """The calls that judge a batch; a row that is in none is not graded."""
+    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log, names: Sequence[str]) -> list[Call]:
+        """The calls that judge a batch; a row that is in none is not graded. names: the columns of the data."""
         ...
 
     def cells(self, name: str, call: Call, answer: Any, log: Log) -> Sequence[Cell]:

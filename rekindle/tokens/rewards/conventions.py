@@ -25,7 +25,7 @@ class Trl:
     column has that name; a reward that is not finite is an error. No `environments`: there is one turn.
     """
 
-    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log) -> list[Call]:
+    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log, names: Sequence[str]) -> list[Call]:
         """One call with all rows; InputError where a data column has the name of one of TRL's arguments."""
         chats = [rows.chat(example) for example in rollouts.example]
         own = {
@@ -39,7 +39,7 @@ class Trl:
             "log_extra": log.extra,
             "log_metric": log.metric,
         }
-        columns = rows.columns(rollouts.example)
+        columns = rows.columns(rollouts.example, names)
         rows.refuse_names(log.name, columns, (*own, "completion"))
         spare = {"id": [e.id for e in rollouts.example], "answer": [rows.answer(e) for e in rollouts.example]}
         return [Call(rows.all_rows(rollouts), {**own, **columns}, spare)]
@@ -58,7 +58,7 @@ class Verl:
     `reward_model`, else the answer) is not asked.
     """
 
-    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log) -> list[Call]:
+    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log, names: Sequence[str]) -> list[Call]:
         """A call a row that has a ground truth."""
         asked = [(row, e) for row, e in enumerate(rollouts.example) if rows.truth(e) is not None]
         return [Call((row,), self._row(e, rollouts.text[row])) for row, e in asked]
@@ -83,7 +83,7 @@ class VerlBatch:
     The function of verl's batch manager. Rows as in `Verl`; those without a ground truth are left out of the lists.
     """
 
-    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log) -> list[Call]:
+    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log, names: Sequence[str]) -> list[Call]:
         """One call with all rows that have a ground truth, none where no row has one."""
         asked = tuple(row for row, e in enumerate(rollouts.example) if rows.truth(e) is not None)
         examples = [rollouts.example[row] for row in asked]
@@ -109,7 +109,7 @@ class OpenRlhf:
     the texts of its messages, a line each: OpenRLHF hands over the text that its chat template makes of them.
     """
 
-    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log) -> list[Call]:
+    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log, names: Sequence[str]) -> list[Call]:
         """One call with all rows. A query is the prompt and the response."""
         prompts = [rows.text_of(example) for example in rollouts.example]
         lists = {
@@ -143,9 +143,9 @@ class Areal:
     `prompt` as in `OpenRlhf`. AReaL turns an exception into 0; here it is an error.
     """
 
-    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log) -> list[Call]:
+    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log, names: Sequence[str]) -> list[Call]:
         """A call a row."""
-        ids, columns = rows.completion_ids(rollouts), rows.columns(rollouts.example)
+        ids, columns = rows.completion_ids(rollouts), rows.columns(rollouts.example, names)
         made = []
         for row, example in enumerate(rollouts.example):
             own = {

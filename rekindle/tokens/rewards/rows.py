@@ -6,26 +6,45 @@ function that changes what it is handed would otherwise change the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from rekindle.errors import InputError
-from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.tasks.layouts import FOREIGN
 
 _VERL_TURNS = 2  # verl's single-turn agent loop counts the prompt and the response
 _OWN = ("messages", "answer")
 
 
-def columns(examples: Sequence[Example]) -> dict[str, list[Any]]:
-    """The columns of the data, a value a row; None where a row lacks one."""
-    names = dict.fromkeys(column for example in examples for column in example.meta if column not in _OWN)
-    columns = {
-        "messages" if name == FOREIGN else name: [deepcopy(e.meta.get(name)) for e in examples] for name in names
-    }
-    answers = [answer(example) for example in examples]
-    return {**columns, **({"answer": answers} if any(answer is not None for answer in answers) else {})}
+@dataclass(eq=False)
+class Names:
+    """The columns of the data, by the names that functions get them under: of all rows that were seen so far."""
+
+    seen: dict[str, None] = field(default_factory=dict)
+
+    def see(self, examples: Iterable[Example]) -> tuple[str, ...]:
+        """All names, those of `examples` included; `answer` is one where any row has one."""
+        for example in examples:
+            self.seen |= dict.fromkeys(_name(column) for column in example.meta if column not in _OWN)
+            if example.meta.get("answer", example.answer) is not None:
+                self.seen["answer"] = None
+        return tuple(self.seen)
+
+
+def _name(column: str) -> str:
+    return "messages" if column == FOREIGN else column
+
+
+def columns(examples: Sequence[Example], names: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns `names` of the data, a value a row; None where a row lacks one."""
+    places = {name: FOREIGN if name == "messages" else name for name in names if name != "answer"}
+    columns = {name: [deepcopy(e.meta.get(place)) for e in examples] for name, place in places.items()}
+    return {**columns, **({"answer": [answer(example) for example in examples]} if "answer" in names else {})}
 
 
 def refuse_names(name: str, columns: Mapping[str, Any], own: Sequence[str]) -> None:
@@ -43,7 +62,8 @@ def answer(example: Example) -> Any:
 def truth(example: Example) -> Any:
     """verl's ground truth: that of `reward_model`, else the answer; None where there is none."""
     rule = example.meta.get("reward_model")
-    return deepcopy(rule.get("ground_truth")) if isinstance(rule, dict) else answer(example)
+    own = rule.get("ground_truth") if isinstance(rule, dict) else None
+    return answer(example) if own is None else deepcopy(own)
 
 
 def extra_info(example: Example) -> dict[str, Any]:
@@ -71,3 +91,22 @@ def all_rows(rollouts: Rollouts) -> tuple[int, ...]:
 def completion_ids(rollouts: Rollouts) -> list[list[int]]:
     """The tokens of each response, the end token included."""
     return [ids[mask].tolist() for ids, mask in zip(rollouts.ids, rollouts.mask, strict=True)]
+
+
+def unanswered(examples: Sequence[Example]) -> Rollouts:
+    """An empty response to each example: what a function is called with can be told from it."""
+    count = len(examples)
+    nothing = torch.zeros(count, 0)
+    return Rollouts(
+        example=examples,
+        prompt=PromptRows(((),) * count),
+        ids=nothing.long(),
+        mask=nothing.bool(),
+        logp=nothing,
+        logp_sampled=nothing,
+        entropy=nothing,
+        text=[""] * count,
+        finish=["eos"] * count,
+        group=torch.zeros(count, dtype=torch.long),
+        uid=torch.arange(count),
+    )

@@ -84,7 +84,7 @@ class _Rows:
 
     tasks: Mapping[str, Any]
 
-    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log) -> list[Call]:
+    def calls(self, rollouts: Rollouts, state: TrainerState, log: Log, names: Sequence[str]) -> list[Call]:
         """InputError where a row is of no task of the taskset."""
         calls = []
         for row, example in enumerate(rollouts.example):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,13 @@ from torch import Tensor
 from rekindle.core.types import Metrics
 from rekindle.errors import InputError
 from rekindle.tokens.rewards.base import Convention, Log, Progress, Told, TrainerState, gather
-from rekindle.tokens.rewards.calling import Loop, Work, ask
+from rekindle.tokens.rewards.calling import Loop, Work, accepted, ask
 from rekindle.tokens.rewards.conventions import convention_of
-from rekindle.tokens.rollouts import Rollouts
+from rekindle.tokens.rewards.rows import Names, unanswered
+from rekindle.tokens.rollouts import Example, Rollouts
+
+_TRIED = 1_000
+"""Rows whose call is made up before a run starts."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,15 @@ class Rewarded:
 
 @dataclass(frozen=True)
 class Rewards:
-    """A weighted sum of reward functions. progress: where the run is, for functions that ask (`trainer_state`)."""
+    """A weighted sum of reward functions.
+
+    progress: where the run is, for functions that ask (`trainer_state`). names: the columns of the data, of which each
+    function gets all in every batch.
+    """
 
     rewards: tuple[Reward, ...]
     progress: Progress = field(default_factory=Progress, compare=False)
+    names: Names = field(default_factory=Names, compare=False, repr=False)
     loop: Loop = field(default_factory=Loop, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +90,20 @@ class Rewards:
         graded = torch.tensor([len(row) > 0 for row in rows], dtype=torch.bool)
         return Rewarded(score, graded & (worth >= full), graded, _metrics(told), _extra(told))
 
+    def fit(self, examples: Iterable[Example]) -> None:
+        """Know the columns of the data before the first batch; InputError where a function cannot be called with them.
+
+        examples: of the training data, as many of them as can be looked at. The calls are those of the first thousand.
+        """
+        some: list[Example] = []
+        for example in examples:
+            self.names.see((example,))
+            some += (example,) if len(some) < _TRIED else ()
+        data, names = unanswered(some), tuple(self.names.seen)
+        for reward in self.rewards:
+            for call in reward.how().calls(data, TrainerState(), Log(reward.name, len(some)), names)[:1]:
+                accepted(reward.name, reward.function, call.offered, call.spare)
+
     def parts(self, rollouts: Rollouts) -> dict[str, list[float | None]]:
         """Function name -> its own rewards, unweighted, one a rollout; None where it does not apply."""
         return {name: told.rewards for name, told in self.told(rollouts).items()}
@@ -90,7 +113,8 @@ class Rewards:
         now = self.progress.state if state is None else state
         ways = [reward.how() for reward in self.rewards]
         logs = [Log(reward.name, len(rollouts)) for reward in self.rewards]
-        calls = [way.calls(rollouts, now, log) for way, log in zip(ways, logs, strict=True)]
+        names = self.names.see(rollouts.example)
+        calls = [way.calls(rollouts, now, log, names) for way, log in zip(ways, logs, strict=True)]
         works = [Work(r.name, r.function, asked) for r, asked in zip(self.rewards, calls, strict=True)]
         told: dict[str, Told] = {}
         for work, way, log, answers in zip(works, ways, logs, ask(works, self.loop), strict=True):
