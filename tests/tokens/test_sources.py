@@ -114,6 +114,52 @@ def test_training_rows_are_no_evaluation_data_by_any_name(tmp_path: Path) -> Non
     assert len(load_files(tmp_path / "d", heldout=test).split("heldout")) == 2
 
 
+def test_rows_of_what_datasets_reads_are_no_evaluation_data_by_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data = datasets.Dataset.from_list(rows_of(4))
+    data.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": data, "test": data.select([2])}).save_to_disk(tmp_path / "both")
+    card = tmp_path / "card"
+    jsonl(card / "train.jsonl", rows_of(2))
+    jsonl(card / "test.jsonl", rows_of(1, start=9))
+    files = "configs:\n- config_name: a\n  data_files:\n  - split: train\n    path: train.jsonl\n  - split: test\n"
+    (card / "README.md").write_text(f"---\n{files}    path: test.jsonl\n---\n")
+    one, both = tmp_path / "one", tmp_path / "both"
+    for train, held in (
+        *((one, one), (one, f"{one}:test"), (both, f"{both}:train"), (both, both / "train"), (both / "train", both)),
+        *((card, card), (card, card / "train.jsonl"), (card / "train.jsonl", card), (card, f"{card}:train[:1]")),
+    ):
+        with pytest.raises(InputError, match=r"which the run trains on|is the training split itself"):
+            load_files(train, heldout=held)
+    for train, held in ((both, f"{both}:test"), (both, both / "test"), (both / "train", f"{both}:test"), (one, both)):
+        assert len(load_files(train, heldout=held).split("heldout")) == (4 if train == one else 1), "apart"
+    for train, held in ((card, f"{card}:test"), (card, card / "test.jsonl"), (card / "train.jsonl", f"{card}:test")):
+        assert [row.prompt for row in load_files(train, heldout=held).split("heldout")] == ["9+1?"]
+
+
+def test_one_saved_data_set_has_no_splits(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(rows_of(4)).save_to_disk(tmp_path / "one")
+    for spec, reading in ((f"{tmp_path / 'one'}:test", Reading()), (tmp_path / "one", Reading(split="dev"))):
+        assert "it is one data set without splits: drop the split" in refusal(spec, reading)
+    assert len(prompts(f"{tmp_path / 'one'}:train")) == 4
+    jsonl(tmp_path / "d" / "dev.jsonl", rows_of(2, start=9))
+    task = load_files(tmp_path / "d", heldout=tmp_path / "one", reading=Reading(split="validation"))
+    assert [len(task.split(name)) for name in task.splits] == [2, 4], "data_split parts the folder only"
+
+
+def test_a_folder_that_datasets_reads_may_be_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train.csv").write_text("prompt,answer\n1+1?,2\n")
+    monkeypatch.chdir(tmp_path / "d")
+    assert prompts(".") == prompts("../d") == ["1+1?"]
+
+
 def test_a_single_file_has_no_splits(tmp_path: Path) -> None:
     train = jsonl(tmp_path / "d" / "train.jsonl", rows_of(3))
     test = jsonl(tmp_path / "test.jsonl", rows_of(2, start=50))
@@ -172,7 +218,9 @@ def test_a_hub_id_is_no_path() -> None:
     assert [spec for spec, kind in kinds.items() if kind == "hub"] == ["openai/gsm8k", "openai/gsm8k:test"]
     assert set(kinds.values()) == {"hub", "file"}
     assert Source("openai/gsm8k:test").parted() == (Path("openai/gsm8k"), "test")
-    assert "unknown extension ''" in refusal("gsm8k")
+    assert Source("openai/gsm8k:test[:10]").parted() == (Path("openai/gsm8k"), "test[:10]")
+    for spec in ("gsm8k", "./no/such", "/no/such/", "~/no/such", Path("no such")):
+        assert "no such file or folder (a hub id has the form owner/name): check the path" in refusal(spec)
 
 
 RAISED = {

@@ -56,9 +56,9 @@ class Reading:
     streaming: bool = False
 
     def source(self, spec: str | Path, name: str = "train") -> Source:
-        """The data set `spec` of the split `name` of the task; data_split does not part a file to evaluate on."""
+        """The data set `spec` of the split `name` of the task; data_split parts no held-out file."""
         source = Source(str(spec), self.config, self.split, self.streaming and name == "train")
-        return replace(source, split="train") if name != "train" and source.kind == "file" else source
+        return replace(source, split="train") if name != "train" and source.whole else source
 
     def reader(self, spec: str | Path, first: Row, streamed: bool = False) -> Reader:
         """What makes examples of the rows of `spec`, of which `first` is the first."""
@@ -104,7 +104,7 @@ class FileTask:
         reading: Reading | None = None,
     ) -> None:
         given = {"train": path, "heldout": heldout, "ood": ood}
-        self.paths = {name: Path(file) for name, file in given.items() if file is not None}
+        self.paths = {name: str(file) for name, file in given.items() if file is not None}
         reading = reading or Reading()
         refuse_leak({name: reading.source(file, name) for name, file in self.paths.items()})
         read = {name: read_split(file, reading, name) for name, file in self.paths.items()}
@@ -148,7 +148,7 @@ class FileTask:
         return None
 
 
-def read_split(spec: Path, reading: Reading, name: str = "train") -> tuple[Layout, Sequence[Example]]:
+def read_split(spec: str | Path, reading: Reading, name: str = "train") -> tuple[Layout, Sequence[Example]]:
     """(layout, examples in the data's order) of one split of a task; InputError naming file, line and column."""
     own = reading if name == "train" else replace(reading, streaming=False)
     rows = open_rows(own.source(spec, name))
@@ -175,7 +175,7 @@ def refuse_leak(sources: Mapping[str, Source]) -> None:
     for name, source in sources.items():
         if name == "train" or not (both := held(source) & held(train)):
             continue
-        if source.kind == "file" or train.kind == "file":
+        if source.parted()[0].resolve() != train.parted()[0].resolve() or source.whole:
             what = f"holds {min(both)[0]}, which the run trains on: name data that is kept apart"
         else:
             what = f"is the training split itself: name another one, such as {source.parted()[0]}:test"

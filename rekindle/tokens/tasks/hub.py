@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,36 @@ def library() -> Any:
 
 
 def load_saved(folder: Path, split: str) -> Any:
-    """The data set that `save_to_disk` wrote into `folder`; of a dictionary of them the one named `split`."""
+    """The data set that `save_to_disk` wrote into `folder`; of a dictionary of them the one named `split`.
+
+    One that is no dictionary is "train"; InputError naming the splits there are.
+    """
     datasets = library()
     with _told(str(folder)), _quiet(datasets):
         found = datasets.load_from_disk(str(folder))
     if isinstance(found, datasets.Dataset):
+        if split != "train":
+            raise InputError(f"{folder}: split '{split}' of it, and it is one data set without splits: drop the split")
         return found
     if split not in found:
         raise unknown(f"split of {folder}", split, found)
     return found[split]
 
 
+def files_of(folder: Path, config: str | None, splits: Collection[str]) -> set[str]:
+    """The files that `datasets.load_dataset(folder)` reads for `splits`; none for a split that is not there."""
+    datasets = library()
+    with _told(str(folder)), _quiet(datasets):
+        found = datasets.load_dataset_builder(str(folder.resolve()), config).config.data_files or {}
+    return {str(file) for split in splits for file in found.get(split, ())}
+
+
 def load_set(name: str, config: str | None, split: str) -> Any:
     """A split of a hub id, or of a folder as `datasets.load_dataset(folder)` reads it. Mapped into memory."""
     datasets = library()
+    place = str(Path(name).resolve()) if Path(name).is_dir() else name  # it takes "." for no name at all
     with _told(name), _quiet(datasets):
-        return datasets.load_dataset(name, config, split=split)
+        return datasets.load_dataset(place, config, split=split)
 
 
 def window(name: str, config: str | None, split: str) -> list[Row]:

@@ -26,6 +26,8 @@ class Row:
 def check_file(path: Path) -> str:
     """The extension of a data file that is there; InputError naming it otherwise."""
     extension = path.suffix.lower()
+    if extension not in EXTENSIONS and not path.exists():
+        raise InputError(f"{path}: no such file or folder (a hub id has the form owner/name): check the path")
     if extension not in EXTENSIONS:
         raise InputError(f"{path}: unknown extension '{path.suffix}': use one of {', '.join(EXTENSIONS)}")
     if not path.is_file():

@@ -41,11 +41,17 @@ class Source:
         named = path.exists() or path.suffix.lower() in EXTENSIONS or self.spec.startswith((".", "/", "~"))
         return "file" if named or not _HUB_ID.fullmatch(str(path)) else "hub"
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is one data set without splits: a file, or what `save_to_disk` wrote of one."""
+        path, _ = self.parted()
+        return self.kind == "file" or (self.kind == "saved" and not (path / "dataset_dict.json").is_file())
+
     def parted(self) -> tuple[Path, str]:
         """(path or hub id, split): what stands after a colon is a split unless such a path exists."""
-        head, colon, tail = self.spec.rpartition(":")
-        if colon and re.fullmatch(r"\w+(\[:\d+\])?", tail) and not Path(self.spec).exists():
-            return Path(head).expanduser(), tail
+        found = re.fullmatch(r"(.+):(\w+(\[:\d+\])?)", self.spec, re.DOTALL)
+        if found is not None and not Path(self.spec).exists():
+            return Path(found[1]).expanduser(), found[2]
         return Path(self.spec).expanduser(), self.split
 
 
@@ -81,21 +87,24 @@ def open_rows(source: Source) -> Rows:
 
 
 def held(source: Source) -> set[tuple[str, str]]:
-    """(file or data set, its split) for each that a data set holds, alike for any two names of the same data.
+    """The files that a data set holds, or on the hub (data set, split), alike for any two names of the same data.
 
     A window (`train[:100]`) counts as its split.
     """
     path, split = source.parted()
-    split = split.partition("[")[0]
+    splits = {part.strip().partition("[")[0] for part in split.split("+")}
     match source.kind:
         case "hub":
-            return {(path.as_posix(), split)}
+            return {(path.as_posix(), part) for part in splits}
         case "file":
-            return {(str(path.resolve()), "")}
+            files = [path]
         case "files":
-            return {(str(file.resolve()), "") for file in split_files(path, split)}
+            files = split_files(path, split)
+        case "saved":
+            files = (path if source.whole else path / split).glob("*.arrow")
         case _:
-            return {(str(path.resolve()), split)}
+            files = hub.files_of(path, source.config, splits)
+    return {(str(Path(file).resolve()), "") for file in files}
 
 
 def _hub(name: str, config: str | None, split: str) -> Rows:
