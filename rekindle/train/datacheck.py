@@ -148,7 +148,7 @@ def _each(spec: str, reading: Reading, name: str = "train") -> tuple[Layout, Ite
     source = reading.source(spec, name)
     lines = source.kind in ("file", "files") and not str(source.parted()[0]).lower().endswith(".json")
     rows = open_rows(replace(source, streaming=lines and not _listed(source)))
-    reader = reading.reader(spec, rows[0])
+    reader = reading.reader(spec, rows[0], name=name)
     return reader.layout, read_each(rows, reader)
 
 

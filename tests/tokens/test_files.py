@@ -134,7 +134,6 @@ BAD_ROWS = {
     "empty answer": ({"prompt": "q", "answer": ""}, r"line 2, column 'answer': '' \(a text\) cannot be graded"),
     "nan answer": ('{"prompt": "q", "answer": NaN}', r"column 'answer': nan \(a number\) cannot be graded"),
     "long answer": ({"prompt": "q", "answer": "1" * 3000}, r"column 'answer': .*\.\.\. \(a text\) cannot be graded"),
-    "two answers": ({"prompt": "q", "answer": "1", "solution": "1"}, r"line 2: both 'answer' and 'solution'"),
     "verl answer": ({"prompt": "q", "reward_model": {"ground_truth": [1]}}, r"column 'reward_model': \[1\]"),
 }
 
@@ -156,16 +155,18 @@ def test_reward_functions_may_have_any_answer(tmp_path: Path, case: str) -> None
     assert second.answer is None and second.meta["answer"] is not None
 
 
-def test_both_answer_and_solution_are_columns_for_reward_functions(tmp_path: Path) -> None:
+def test_the_answer_goes_before_a_solution_and_both_are_columns_for_reward_functions(tmp_path: Path) -> None:
+    shapes: list[dict[str, Any]] = [{"prompt": "p"}, {"problem": "p"}]
+    for shape in shapes:
+        path = write(tmp_path, {**shape, "answer": "4", "solution": r"so \boxed{5}"}, {**shape, "answer": "6"})
+        assert [row.answer for row in load_files(path).split("train")] == ["4", "6"]
     path = write(tmp_path, {"prompt": "p", "answer": {"tests": ["f(1)"]}, "solution": "def f"})
     (row,) = load_files(path, rewarded=True).split("train")
     assert row.meta == {"answer": {"tests": ["f(1)"]}, "solution": "def f"}
-    with pytest.raises(InputError, match="both 'answer' and 'solution'"):
-        load_files(path)
 
 
 def test_the_other_sentences_stay_with_reward_functions(tmp_path: Path) -> None:
-    for case in BAD_ROWS.keys() - set(UNGRADABLE) - {"two answers"}:
+    for case in BAD_ROWS.keys() - set(UNGRADABLE):
         row, sentence = BAD_ROWS[case]
         with pytest.raises(InputError, match=sentence):
             load_files(write(tmp_path, GOOD, row), rewarded=True)

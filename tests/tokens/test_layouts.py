@@ -17,15 +17,13 @@ from rekindle.tokens.tasks import TASKS, load_task
 from rekindle.tokens.tasks.files import FileTask, Reading, load_files
 from rekindle.tokens.tasks.layouts import (
     CHOICE_PROMPT,
-    DAPO_HEAD,
-    DAPO_TAIL,
     FOREIGN,
     LAYOUTS,
     NAMES,
     SYSTEM_PROMPT,
     recognise,
-    value_at,
 )
+from rekindle.tokens.tasks.shapes import DAPO_HEAD, DAPO_TAIL, value_at
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -251,6 +249,88 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
     assert example.prompt == "hi" and example.meta["messages"] == user("hi")
     assert value_at({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
     assert value_at({"a": 5}, "a.b") is None
+
+
+@pytest.mark.parametrize("prompt", [None, "hello", [], ["hello"], [None], [{"role": "user"}]])
+def test_a_row_of_dapo_without_a_prompt_gets_its_sentence(tmp_path: Path, prompt: object) -> None:
+    sound = {"data_source": "math_dapo", "prompt": user(DAPO_HEAD + "1+1?"), "reward_model": {"ground_truth": "2"}}
+    bad = {**sound, "prompt": prompt} if prompt is not None else {k: v for k, v in sound.items() if k != "prompt"}
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{json.dumps(sound)}\n{json.dumps(bad)}\n")
+    if prompt == "hello":
+        assert [row.prompt for row in load_files(path).split("train")] == ["1+1?", "hello"]
+        return
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2(: no 'prompt'|, column 'prompt'(:|, message 1:))"):
+        load_files(path)
+
+
+def test_a_row_of_gpqa_names_the_column_that_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (GPQA, {k: GPQA[k] for k in GPQA if k != "Question"})))
+    with pytest.raises(InputError, match=r"line 2: no 'Question' \(columns: .*\): add one or drop the row"):
+        load_files(path)
+
+
+PROSE = {"question": "p", "answer": "It is 2."}
+MARKED = {"question": "q", "answer": "x\n#### 1"}
+
+
+def test_which_row_comes_first_does_not_change_what_is_an_answer_silently(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+
+    def answers(*rows: dict[str, Any], **more: Any) -> list[str | None]:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [row.answer for row in load_files(path, reading=Reading(**more)).split("train")]
+
+    assert answers(MARKED, PROSE) == ["1", None]
+    with pytest.raises(InputError, match=r"line 2, column 'answer': holds '####' .*: set data_layout=gsm8k"):
+        answers(PROSE, MARKED)
+    assert answers(PROSE, MARKED, layout="gsm8k") == [None, "1"]
+    assert answers(PROSE, MARKED, layout="question") == ["It is 2.", "1"], "who insists gets it"
+
+
+def test_an_answer_that_is_a_place_among_choices_is_refused(tmp_path: Path) -> None:
+    row = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 2}
+    with pytest.raises(
+        InputError, match=r"line 1, column 'answer': 2 is a place among the 'choices', which the prompt"
+    ):
+        one(tmp_path, row)
+    assert one(tmp_path, row, Reading(layout="question"))[1].answer == "2"
+    assert one(tmp_path, {**row, "answer": "C"})[1].answer == "C"
+
+
+RENAMED: dict[str, tuple[dict[str, Any], Reading, str, str | None]] = {
+    # case: row, how it is read, the layout, its answer
+    "prompt": ({"input": "p", "label": "2"}, Reading(prompt="input"), "openrlhf", "2"),
+    "graded": ({"problem": "p", "solution": "5", "answer": "2"}, Reading(prompt="problem"), "math", "2"),
+    "made": ({**GPQA, "q": "p"}, Reading(prompt="q"), "trl", None),
+    "plain answer": ({**MARKED, "question": "p", "final": "2"}, Reading(answer="final"), "gsm8k", "2"),
+    "named": ({"q": "p", "a": "so\n#### 2"}, Reading(layout="gsm8k", prompt="q", answer="a"), "gsm8k", "2"),
+    "path": (
+        {"prompt": "p", "gold": {"x": "2"}, "reward_spec": 1},
+        Reading(layout="skyrl", answer="gold.x"),
+        "skyrl",
+        "2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RENAMED)
+def test_names_of_columns_replace_those_of_the_layout_and_nothing_else(tmp_path: Path, case: str) -> None:
+    row, reading, name, answer = RENAMED[case]
+    task, example = one(tmp_path, row, reading)
+    assert (task.layouts["train"].name, example.prompt, example.answer) == (name, "p", answer)
+    assert task.profile.get("grading.by") == ("math" if name == "math" else None)
+
+
+def test_data_to_evaluate_on_may_lack_the_columns_that_are_named(tmp_path: Path) -> None:
+    train, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
+    train.write_text('{"input": "p", "label": "2"}\n')
+    held.write_text('{"prompt": "q", "answer": "3"}\n')
+    task = load_files(train, heldout=held, reading=Reading(prompt="input", answer="label"))
+    assert [(row.prompt, row.answer) for row in task.split("heldout")] == [("q", "3")]
+    with pytest.raises(InputError, match="data_prompt names no column 'inptu'"):
+        load_files(train, heldout=held, reading=Reading(prompt="inptu"))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import Any
 from rekindle.errors import InputError
 from rekindle.tokens.grading.numbers import reference_text
 from rekindle.tokens.rollouts import Example
-from rekindle.tokens.tasks.layouts import FOREIGN, Columns, Layout, value_at
+from rekindle.tokens.tasks.layouts import FOREIGN, Layout
 from rekindle.tokens.tasks.rows import Row
+from rekindle.tokens.tasks.shapes import Columns, value_at
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ class Reader:
         columns = row.columns if lacking else self._changed(where, row.columns)
         value = value_at(columns, self.layout.prompt)
         if value is None:
-            there = ", ".join(f"'{name}'" for name in row.columns) or "none"
-            remedy = "add one, rename the column that holds it, or name it by data_prompt"
-            raise InputError(f"{where}: no '{self.layout.prompt}' (columns: {there}): {remedy}")
+            raise self._absent(where, row, lacking)
         prompt, messages = read_prompt(f"{where}, column '{self.layout.prompt}'", value)
         meta = {name: value for name, value in columns.items() if name not in ("prompt", "answer")}
         foreign = meta.pop("messages", None)
@@ -49,6 +48,16 @@ class Reader:
         if gold is not None:
             meta["answer"] = gold
         return Example(self._id(where, row, columns), prompt, self._answer(where, columns, column, gold), meta)
+
+    def _absent(self, where: str, row: Row, lacking: list[str]) -> InputError:
+        """The sentence for a row without a prompt, or without what its prompt is made of."""
+        made = self.layout.made and bool(lacking)
+        name = lacking[0] if made else self.layout.prompt
+        there = ", ".join(f"'{column}'" for column in row.columns) or "none"
+        remedy = "add one" + (
+            " or drop the row" if made else ", rename the column that holds it, or name it by data_prompt"
+        )
+        return InputError(f"{where}: no '{name}' (columns: {there}): {remedy}")
 
     def _changed(self, where: str, columns: Columns) -> Columns:
         try:
@@ -71,12 +80,11 @@ class Reader:
         if self.written is not None:
             gold = next((columns[name] for name in self.written if columns.get(name) is not None), gold)
             return gold if isinstance(gold, str) or gold is None else json.dumps(gold, ensure_ascii=False)
+        if (why := self.layout.doubt(columns)) is not None:
+            raise InputError(f"{where}, column '{column}': {why}")
         if isinstance(gold, str) and not self.layout.stated(gold):
             return None
         answer = reference_text(gold)
-        both = columns.get("answer") is not None and columns.get("solution") is not None
-        if self.graded and both and self.layout.answer is None and column != "reward_model":
-            raise InputError(f"{where}: both 'answer' and 'solution' are given: keep the one to grade against")
         if self.graded and column is not None and answer is None:
             shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:37] + "..."
             raise InputError(

@@ -18,7 +18,7 @@ from rekindle.tokens.grading.numbers import grade, normalise
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Derivation
 from rekindle.tokens.tasks.example import Reader
-from rekindle.tokens.tasks.layouts import SYSTEM_PROMPT, Layout, choose_layout, merged_profile
+from rekindle.tokens.tasks.layouts import SYSTEM_PROMPT, Layout, choose_layout, has, merged_profile
 from rekindle.tokens.tasks.lazy import Streamed
 from rekindle.tokens.tasks.rows import Row
 from rekindle.tokens.tasks.sources import Source, held, open_rows
@@ -60,9 +60,14 @@ class Reading:
         source = Source(str(spec), self.config, self.split, self.streaming and name == "train")
         return replace(source, split="train") if name != "train" and source.whole else source
 
-    def reader(self, spec: str | Path, first: Row, streamed: bool = False) -> Reader:
-        """What makes examples of the rows of `spec`, of which `first` is the first."""
-        layout = choose_layout(f"{spec}, {first.place}", first.columns, self.layout, self.prompt, self.answer)
+    def reader(self, spec: str | Path, first: Row, streamed: bool = False, name: str = "train") -> Reader:
+        """What makes examples of the rows of `spec`, of which `first` is the first.
+
+        Data to evaluate on may be laid out otherwise: columns that the user names and it lacks are not looked for.
+        """
+        train, row = name == "train", first.columns
+        prompt, answer = (n if n and (train or has(row, n)) else None for n in (self.prompt, self.answer))
+        layout = choose_layout(f"{spec}, {first.place}", row, self.layout, prompt, answer)
         written = None if self.rewarded or self.by is None else WRITTEN.get(self.by)
         return Reader(str(spec), layout, not self.rewarded and written is None, written, streamed)
 
@@ -152,7 +157,7 @@ def read_split(spec: str | Path, reading: Reading, name: str = "train") -> tuple
     """(layout, examples in the data's order) of one split of a task; InputError naming file, line and column."""
     own = reading if name == "train" else replace(reading, streaming=False)
     rows = open_rows(own.source(spec, name))
-    reader = own.reader(spec, rows[0], own.streaming)
+    reader = own.reader(spec, rows[0], own.streaming, name)
     if own.streaming:
         return reader.layout, Streamed(rows, reader)
     examples: list[Example] = []

@@ -5,28 +5,29 @@ A layout says which column is the prompt and which the answer; every other colum
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rekindle.errors import InputError, nearest, unknown
-from rekindle.tokens.grading.boxed import extract_boxed
-
-Columns = Mapping[str, Any]
+from rekindle.tokens.tasks.shapes import (
+    GPQA,
+    Columns,
+    asks_for_marker,
+    doubt,
+    has_answer,
+    has_box,
+    has_marker,
+    is_dapo,
+    lettered,
+    value_at,
+    without_frame,
+)
 
 SYSTEM_PROMPT = r"Please reason step by step, and put your final answer within \boxed{}."  # Qwen2.5-Math's model card
 CHOICE_PROMPT = r"Please reason step by step, and put the letter of your answer within \boxed{}."
-LETTERS = "ABCD"
 FOREIGN = "messages_column"
 """Where `Example.meta` has a column `messages` that is not the prompt."""
-_GPQA = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
-# The frame of BytedTsinghua-SIA/DAPO-Math-17k. Its `Answer:` line is not where answers are looked for here.
-DAPO_HEAD = (
-    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
-    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n"
-)
-DAPO_TAIL = '\n\nRemember to put your answer on its own line after "Answer:".'
 
 
 def _always(row: Columns) -> bool:
@@ -35,6 +36,10 @@ def _always(row: Columns) -> bool:
 
 def _any_text(text: str) -> bool:
     return True
+
+
+def _sure(row: Columns) -> str | None:
+    return None
 
 
 def _unchanged(row: Columns) -> Columns:
@@ -46,10 +51,11 @@ class Layout:
     """One way of laying out a data set.
 
     columns: those that tell it, all of them present; fits: what their values must say besides. change: row -> row, for
-    a prompt or an answer that must be made. prompt, answer, id: the columns that hold them afterwards, `a.b` for a key
-    of an object; answer None: verl's `reward_model.ground_truth`, or else `answer` or `solution`. stated: whether a
-    worked solution in the answer's column states its answer; a row whose does not has no reference. profile: options
-    that such data needs. system_prompt: of its prompts, None where they carry their own instruction.
+    a prompt or an answer that must be made; made: the prompt is. prompt, answer, id: the columns that hold them
+    afterwards, `a.b` for a key of an object; answer None: verl's `reward_model.ground_truth`, or else `answer` or
+    `solution`. stated: whether a worked solution in the answer's column states its answer; a row whose does not has no
+    reference. doubt: why a row that only looks like this layout is refused. profile: options that such data needs.
+    system_prompt: of its prompts, None where they carry their own instruction.
     """
 
     name: str
@@ -59,73 +65,11 @@ class Layout:
     id: str = "id"
     fits: Callable[[Columns], bool] = _always
     change: Callable[[Columns], Columns] = _unchanged
+    made: bool = False
+    doubt: Callable[[Columns], str | None] = _sure
     stated: Callable[[str], bool] = _any_text
     profile: Mapping[str, Any] = field(default_factory=dict)
     system_prompt: str | None = SYSTEM_PROMPT
-
-
-def value_at(row: Columns, path: str) -> Any:
-    """The value of the column `path`, or of a key inside it (`reward_model.ground_truth`); None where there is none."""
-    if path in row:
-        return row[path]
-    value: Any = row
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def has_marker(row: Columns) -> bool:
-    """Whether the answer ends in GSM8K's `#### 72`."""
-    return isinstance(row["answer"], str) and "####" in row["answer"]
-
-
-def has_box(text: str) -> bool:
-    """Whether a written solution states its answer in a box."""
-    return extract_boxed(text) is not None
-
-
-def has_answer(text: str) -> bool:
-    """Whether a written solution states its answer after GSM8K's marker, or in a box."""
-    return "####" in text or has_box(text)
-
-
-def asks_for_marker(row: Columns) -> bool:
-    """Whether verl's GSM8K prompt asks for the answer after `####`."""
-    return "gsm8k" in str(row["data_source"]) and '"####"' in str(row["prompt"])
-
-
-def is_dapo(row: Columns) -> bool:
-    """Whether a row is of DAPO-Math-17k as it was published, with its instruction around the problem."""
-    return row["data_source"] == "math_dapo" and DAPO_HEAD[:40] in str(row["prompt"])
-
-
-def without_frame(row: Columns) -> Columns:
-    """DAPO's row with the bare problem as its last message."""
-    messages = [dict(message) for message in row["prompt"]] if isinstance(row["prompt"], list) else []
-    if not messages or not isinstance(messages[-1].get("content"), str):
-        return row
-    messages[-1]["content"] = messages[-1]["content"].removeprefix(DAPO_HEAD).removesuffix(DAPO_TAIL)
-    return {**row, "prompt": messages}
-
-
-def lettered(row: Columns) -> Columns:
-    """GPQA's row with `prompt`, the question and its choices in an order of the row's own, and the right letter.
-
-    The order hashes the row's texts, so that it is the same in every process and whatever rows stand around it.
-    InputError naming a column that is empty, or a wrong answer that is the right one.
-    """
-    for name in ("Question", *_GPQA):
-        if not isinstance(row[name], str) or not row[name].strip():
-            raise InputError(f"column '{name}': must be a text that is not empty: write one or drop the row")
-    texts = [row[name] for name in _GPQA]
-    same = next((name for name in _GPQA[1:] if row[name].strip() == texts[0].strip()), None)
-    if same is not None:
-        raise InputError(f"column '{same}': is the correct answer too: change it or drop the row")
-    order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(f"{row['Question']}\0{texts[i]}".encode()).digest())
-    choices = [texts[i].strip() for i in order]
-    shown = "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, choices, strict=True))
-    prompt = f"{row['Question'].strip()}\n\n{shown}"
-    return {**row, "prompt": prompt, "choices": choices, "answer": LETTERS[order.index(0)]}
 
 
 _MATH = {"grading.by": "math"}
@@ -137,10 +81,11 @@ TRL = Layout(name="trl", columns=("prompt",))
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="gpqa",
-        columns=("Question", *_GPQA),
+        columns=("Question", *GPQA),
         answer="answer",
         id="Record ID",
         change=lettered,
+        made=True,
         profile=_CHOICE,
         system_prompt=CHOICE_PROMPT,
     ),
@@ -182,7 +127,7 @@ LAYOUTS: tuple[Layout, ...] = (
         fits=has_marker,
         stated=has_answer,
     ),
-    Layout(name="question", columns=("question", "answer"), prompt="question", answer="answer"),
+    Layout(name="question", columns=("question", "answer"), prompt="question", answer="answer", doubt=doubt),
     Layout(name="openrlhf", columns=("input", "label"), prompt="input", answer="label"),
 )
 NAMES: tuple[str, ...] = ("auto", *(layout.name for layout in LAYOUTS))
@@ -203,20 +148,37 @@ def choose_layout(
     """
     if name not in NAMES:
         raise unknown("data_layout", name, NAMES)
-    there = ", ".join(f"'{column}'" for column in row)
-    if name == "auto":
-        layout = TRL if prompt is not None else recognise(row)
-    else:
-        layout = next(one for one in LAYOUTS if one.name == name)
-        lacking = [column for column in layout.columns if column not in row and not (prompt and layout is TRL)]
-        if lacking:
-            raise InputError(
-                f"{where}: data_layout={name} needs a column '{lacking[0]}' (columns: {there}): choose another layout"
-            )
     for option, column in (("data_prompt", prompt), ("data_answer", answer)):
-        if column is not None and column not in row and value_at(row, column) is None:
+        if column is not None and not has(row, column):
             raise InputError(f"{where}: {option} names no column '{column}': {nearest(column, row)}")
+    layout = _recognised(row, prompt, answer) if name == "auto" else _named(where, row, name, prompt, answer)
     return replace(layout, prompt=prompt or layout.prompt, answer=answer or layout.answer)
+
+
+def has(row: Columns, column: str) -> bool:
+    """Whether a row has a column, or a key `a.b` in one."""
+    return column in row or value_at(row, column) is not None
+
+
+def _recognised(row: Columns, prompt: str | None, answer: str | None) -> Layout:
+    layout = recognise(row)
+    if layout.made and prompt is not None:
+        return TRL
+    other = answer not in (None, layout.answer)  # what the layout says of answers is said of its own column
+    return replace(layout, stated=_any_text, doubt=_sure) if other else layout
+
+
+def _named(where: str, row: Columns, name: str, prompt: str | None, answer: str | None) -> Layout:
+    layout = next(one for one in LAYOUTS if one.name == name)
+    theirs = {layout.prompt: prompt, (layout.answer or "").partition(".")[0]: answer}
+    needed = tuple(column for column in layout.columns if theirs.get(column) is None)
+    lacking = next((column for column in needed if column not in row), None)
+    if lacking is not None:
+        there = ", ".join(f"'{column}'" for column in row)
+        raise InputError(
+            f"{where}: data_layout={name} needs a column '{lacking}' (columns: {there}): choose another layout"
+        )
+    return replace(layout, columns=needed, doubt=_sure)
 
 
 def merged_profile(layouts: Mapping[str, Layout]) -> dict[str, Any]:
