@@ -25,6 +25,9 @@ Config = Annotated[str | None, typer.Option("--config", help="data_config")]
 Split = Annotated[str, typer.Option("--split", help="data_split")]
 Prompt = Annotated[str | None, typer.Option("--prompt", help="data_prompt", metavar="COLUMN")]
 Answer = Annotated[str | None, typer.Option("--answer", help="data_answer", metavar="COLUMN")]
+Reward = Annotated[
+    list[str] | None, typer.Option(help="a reward that judges instead, repeatable", metavar="FILE.py:function[=weight]")
+]
 Json = Annotated[bool, typer.Option("--json", help="print {facts, warnings, refusals}")]
 
 
@@ -41,6 +44,7 @@ def check(
     model: Model = None,
     max_tokens: MaxTokens = None,
     grade: Grade = None,
+    reward: Reward = None,
     layout: LayoutName = "auto",
     config: Config = None,
     split: Split = "train",
@@ -60,11 +64,30 @@ def check(
     if grade is not None and grade not in KINDS:
         raise unknown("way of grading", grade, KINDS)
     if task is not None:
+        said = {"--heldout": heldout, "--grade": grade, "--reward": reward, "--config": config, "--prompt": prompt}
+        said |= {"--answer": answer, "--layout": None if layout == "auto" else layout}
+        said |= {"--split": None if split == "train" else split}
+        refuse_unused(said)
         report = check_task(task, load_task(task), model, max_tokens)
     else:
-        reading = Reading(by=grade, layout=layout, prompt=prompt, answer=answer, config=config, split=split)
-        report = check_data(str(data), heldout, reading, model, max_tokens)
+        reading = Reading(
+            rewarded=bool(reward),
+            by=grade,
+            layout=layout,
+            prompt=prompt,
+            answer=answer,
+            config=config,
+            split=split,
+        )
+        report = check_data(str(data), heldout, reading, model, max_tokens, reward or ())
     tell(report, json=json)
+
+
+def refuse_unused(said: dict[str, Any]) -> None:
+    """InputError naming an option that says how a file is read, and that a task has no use for."""
+    name = next((option for option, value in said.items() if value is not None), None)
+    if name is not None:
+        raise InputError(f"{name} is for data of your own, and --task has its own: drop one of the two")
 
 
 def tell(report: DataReport, *, json: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
@@ -12,9 +12,12 @@ from rekindle.tokens.encoder import load_encode
 from rekindle.tokens.fetching import guarded, quiet
 from rekindle.tokens.grading.base import Grade, GradesRows
 from rekindle.tokens.loader import context_length
+from rekindle.tokens.rewards import Rewards, load_rewards
+from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.files import PROFILE, Reading, refuse_leak
 from rekindle.tokens.tasks.layouts import Layout, merged_profile
+from rekindle.tokens.tasks.lazy import FIRST
 from rekindle.tokens.tasks.rows import EXTENSIONS
 from rekindle.tokens.tasks.sources import Source, open_rows
 from rekindle.tokens.tasks.survey import Read, Survey, overlap, read_each, survey
@@ -63,29 +66,66 @@ class _Configured:
 
 
 def check_data(
-    spec: str, heldout: str | None, reading: Reading, model: str | None = None, max_tokens: int | None = None
+    spec: str,
+    heldout: str | None,
+    reading: Reading,
+    model: str | None = None,
+    max_tokens: int | None = None,
+    reward: Sequence[str] = (),
 ) -> DataReport:
-    """The report on a data set and, where it is named, on the one to evaluate on. Each is read once, row by row."""
+    """The report on a data set and, where it is named, on the one to evaluate on. Each is read once, row by row.
+
+    reward: the functions that judge instead of a grading; what they are called with is tried, they are not called.
+    """
     report, most = DataReport(), max_tokens or PROFILE["rollout.max_tokens"]
+    judged = _Judged(load_rewards(reward)) if reward else None
     layout, rows = _each(spec, reading)
     others = None if heldout is None else _each(heldout, reading, "heldout")
     tokens = None if model is None else load_tokens(model, None, layout.system_prompt)
-    found = _surveyed(rows, tokens)
+    found = _surveyed(rows if judged is None else judged.noted(rows), tokens)
     report.facts |= {"data": spec, "rows": found.rows, "layout": layout.name}
-    describe(report, found, None if tokens is None else tokens.context, most)
+    describe(report, found, None if tokens is None else tokens.context, most, rewarded=judged is not None)
     profile = layout.profile if others is None else _merged(report, layout, others[0])
     by, rule = reading.by or profile.get("grading.by", "exact"), profile.get("grading.extract", "boxed")
-    report.facts["grading"] = by
-    references(report, found, by, rule)
+    report.facts["grading"] = by if judged is None else "rewards"
+    if judged is None:
+        references(report, found, by, rule)
+    else:
+        judged.tell(report)
     if heldout is not None and others is not None:
         _leak(report, spec, heldout, reading)
         held = _surveyed(others[1], tokens)
         report.facts |= {"heldout": heldout, "heldout rows": held.rows}
-        _heldout(report, found, held)
-        references(report, held, by, rule, "held-out ")
+        _heldout(report, found, held, rewarded=judged is not None)
+        if judged is None:
+            references(report, held, by, rule, "held-out ")
         if tokens is not None:
             no_room(report, held, tokens.context, most, "held-out ")
     return report
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Reward functions, and the first rows that they will be called with."""
+
+    rewards: Rewards
+    first: list[Example] = field(default_factory=list)
+
+    def noted(self, rows: Iterable[Read]) -> Iterator[Read]:
+        """The same rows, of which the columns are noted."""
+        for read in rows:
+            if isinstance(example := read[2], Example):
+                self.rewards.names.see((example,))
+                self.first.extend((example,) if len(self.first) < FIRST else ())
+            yield read
+
+    def tell(self, report: DataReport) -> None:
+        """What a run would be refused for."""
+        report.facts["rewards"] = ", ".join(reward.name for reward in self.rewards.rewards)
+        try:
+            self.rewards.fit(self.first)
+        except InputError as error:
+            report.refusals.append(str(error))
 
 
 def _merged(report: DataReport, train: Layout, heldout: Layout) -> Mapping[str, Any]:
@@ -104,11 +144,12 @@ def _leak(report: DataReport, spec: str, heldout: str, reading: Reading) -> None
         report.refusals.append(str(error))
 
 
-def _heldout(report: DataReport, train: Survey, held: Survey) -> None:
+def _heldout(report: DataReport, train: Survey, held: Survey, *, rewarded: bool = False) -> None:
     both = overlap(train, held)
     report.facts["held-out prompts in train"] = report.facts.get("held-out prompts in train", 0) + both.count
     tell_of(report.warnings, both, "held-out prompts that are training prompts too")
-    tell_of(report.warnings, held.unstated, f"held-out {UNSTATED}")
+    if not rewarded:
+        tell_of(report.warnings, held.unstated, f"held-out {UNSTATED}")
     tell_of(report.refusals, held.refused, "held-out rows that cannot be read")
     tell_of(report.refusals, held.same_id, "held-out rows whose id another row has")
     if not held.labelled:

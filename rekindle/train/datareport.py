@@ -23,19 +23,25 @@ class DataReport:
     refusals: list[str] = field(default_factory=list)
 
 
-def describe(report: DataReport, found: Survey, context: int | None, max_tokens: int) -> None:
-    """Columns, lengths, duplicates and rows without answers. context: positions of the model that counted."""
+def describe(
+    report: DataReport, found: Survey, context: int | None, max_tokens: int, *, rewarded: bool = False
+) -> None:
+    """Columns, lengths, duplicates and rows without answers.
+
+    context: positions of the model that counted. rewarded: reward functions judge, and need no answers.
+    """
     facts = report.facts
     facts["columns"] = {name: dict(kinds) for name, kinds in found.columns.items()}
     facts["prompt characters"] = spread_of(found.characters)
     if found.tokens:
         _lengths(report, found, context, max_tokens)
     facts["label-free share"] = share(found.rows - found.refused.count - found.labelled, found.rows)
-    if found.labelled == 0 and found.rows > found.refused.count:
+    if found.labelled == 0 and not rewarded and found.rows > found.refused.count:
         report.warnings.append("no row has an answer: only label-free methods or --reward can train on this")
     tell_of(report.refusals, found.refused, "rows that cannot be read")
     tell_of(report.refusals, found.same_id, "rows whose id another row has")
-    tell_of(report.warnings, found.unstated, UNSTATED)
+    if not rewarded:
+        tell_of(report.warnings, found.unstated, UNSTATED)
     tell_of(report.warnings, found.duplicates, "rows that repeat an earlier prompt")
     tell_of(report.warnings, found.conflicts, "prompts that come again with another answer")
     tell_of(report.warnings, found.odd, "prompts with characters that a reader does not see")

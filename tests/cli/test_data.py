@@ -177,9 +177,50 @@ def test_solutions_that_state_no_answer_are_counted_and_named(
     assert report["warnings"] == [f"rows {told} (line 21)", f"held-out rows {told} (line 2)"]
 
 
+def test_rewards_are_tried_with_the_columns_of_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = "def f(completions, level): raise ValueError\ndef g(completions, levle): pass\ndef h(completions): pass\n"
+    (tmp_path / "r.py").write_text(code)
+    rows = [{"prompt": str(i), "answer": [i], "tests": {"n": i}} for i in range(3)]
+    path = jsonl(tmp_path / "a.jsonl", *rows, {"prompt": "x", "level": 1})
+    held = jsonl(tmp_path / "b.jsonl", {"prompt": "y", "answer": "1"})
+    assert "rows that cannot be read: 3" in checked(capsys, path, code=2)["refusals"][0]
+    report = checked(capsys, path, "--reward", f"{tmp_path / 'r.py'}:f", "--heldout", held)
+    assert (report["facts"]["grading"], report["facts"]["rewards"]) == ("rewards", "r.py:f")
+    assert "references" not in report["facts"] and report["warnings"] == report["refusals"] == []
+    (refused,) = checked(capsys, path, "--reward", f"{tmp_path / 'r.py'}:g", code=2)["refusals"]
+    assert "parameter 'levle' is no column of the data" in refused
+    free = jsonl(tmp_path / "free.jsonl", {"prompt": "x"})
+    assert checked(capsys, free, "--reward", f"{tmp_path / 'r.py'}:h")["warnings"] == []
+    pairs = jsonl(tmp_path / "c.jsonl", {"prompt": "x", "completion": "y", "answer": "1"})
+    assert checked(capsys, pairs)["refusals"] == []
+    (refused,) = checked(capsys, pairs, "--reward", f"{tmp_path / 'r.py'}:h", code=2)["refusals"]
+    assert "the data column 'completion' collides with an argument: rename the column" in refused
+
+
+def test_a_prompt_is_the_same_as_a_text_and_as_a_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    ask = {"role": "user", "content": "1+1?"}
+    system = {"role": "system", "content": "Think."}
+    forms: list[Any] = ["1+1?", [ask], [system, ask]]
+    for n, train in enumerate(forms):
+        for k, held in enumerate(forms):
+            first = jsonl(tmp_path / f"t{n}{k}.jsonl", {"prompt": train, "answer": "2"})
+            second = jsonl(tmp_path / f"h{n}{k}.jsonl", {"prompt": held, "answer": "2"})
+            assert checked(capsys, first, "--heldout", second)["facts"]["held-out prompts in train"] == 1
+    talk = [ask, {"role": "assistant", "content": "2"}, ask]
+    path = jsonl(tmp_path / "d.jsonl", *({"prompt": p, "answer": "2"} for p in [*forms, talk]))
+    assert checked(capsys, path)["facts"]["duplicates"] == 1, "a system message makes another conversation"
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        *(
+            (["--task", "reduce", *flag], f"{flag[0]} is for data of your own, and --task has its own: drop one")
+            for flag in (
+                *(["--heldout", "a.jsonl"], ["--grade", "math"], ["--layout", "trl"], ["--config", "c"]),
+                *(["--split", "test"], ["--prompt", "q"], ["--answer", "a"], ["--reward", "r.py:f"]),
+            )
+        ),
         ([], "name one thing to check"),
         (["a.jsonl", "--task", "reduce"], "name one thing to check"),
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),

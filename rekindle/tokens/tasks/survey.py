@@ -44,7 +44,7 @@ class Survey:
     """Counts over the rows of one split. characters, tokens: of prompts; solutions: tokens of worked solutions.
 
     unstated: rows with a worked solution in which no answer is found. prompts: hash of the prompt -> (place, hash of
-    the answer) of its first row. references: (place, answer).
+    the answer) of its first row. questions: the same without system messages -> place. references: (place, answer).
     """
 
     rows: int = 0
@@ -61,6 +61,7 @@ class Survey:
     labelled: int = 0
     references: list[tuple[str, str]] = field(default_factory=list)
     prompts: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
+    questions: dict[bytes, str] = field(default_factory=dict)
     ids: set[bytes] = field(default_factory=set)
 
 
@@ -90,8 +91,8 @@ def survey(
 def _look(found: Survey, place: str, example: Example) -> None:
     """Everything but tokens."""
     found.characters.append(len(example.prompt))
-    messages = example.meta.get("messages")
-    prompt, answer = _hash(example.prompt if messages is None else repr(messages)), _hash(str(example.answer))
+    prompt, answer = _hash(_asked(example)), _hash(str(example.answer))
+    found.questions.setdefault(_hash(_asked(example, framed=False)), place)
     if (known := found.prompts.get(prompt)) is not None:
         found.duplicates.add(f"{place} repeats {known[0]}")
         if known[1] != answer:
@@ -108,6 +109,18 @@ def _look(found: Survey, place: str, example: Example) -> None:
     if example.answer is not None:
         found.labelled += 1
         found.references.append((place, example.answer))
+
+
+def _asked(example: Example, framed: bool = True) -> str:
+    """What tells a prompt from another: its text, also where it is the only message; else the conversation.
+
+    framed: messages of the system before the only one of the user count, too.
+    """
+    messages = example.meta.get("messages")
+    if messages is None:
+        return example.prompt
+    alone = len(messages) == 1 or (not framed and all(message["role"] == "system" for message in messages[:-1]))
+    return messages[-1]["content"] if alone else repr(messages)
 
 
 def odd_characters(text: str) -> list[str]:
@@ -131,11 +144,11 @@ def read_each(rows: Rows, reader: Reader) -> Iterator[Read]:
 
 
 def overlap(train: Survey, heldout: Survey) -> Finding:
-    """The held-out prompts that are training prompts too."""
+    """The held-out prompts that are training prompts too, whether as a text or as a message, by any system message."""
     found = Finding()
-    for prompt, (place, _) in heldout.prompts.items():
-        if prompt in train.prompts:
-            found.add(f"{place} is {train.prompts[prompt][0]} of the training data")
+    for prompt, place in heldout.questions.items():
+        if prompt in train.questions:
+            found.add(f"{place} is {train.questions[prompt]} of the training data")
     return found
 
 
