@@ -15,7 +15,7 @@ from rekindle.tokens.rewards.rows import truth
 from rekindle.tokens.tasks.files import Reading, load_files
 from rekindle.tokens.tasks.lazy import looked_at
 from tests.cli.folders import rekindle
-from tests.tokens.rewarded import rewards, rollouts
+from tests.tokens.rewarded import PAIR, refusal, rewards, rollouts
 
 SEEN = """
 def needs(completions, level): return [float(x or 0) for x in level]
@@ -89,3 +89,42 @@ def test_verls_ground_truth_is_the_answer_where_reward_model_has_none(tmp_path: 
     code = "def compute_score(data_source, solution_str, ground_truth): return float(solution_str == ground_truth)"
     got = rewards(tmp_path, code, "compute_score")(rollouts([example, example], ["2", "3"]))
     assert got.graded.tolist() == [True, True] and got.score.tolist() == [1.0, 0.0]
+
+
+RETURNED = """
+import numpy as np, torch
+def zero_d(completions): return torch.tensor(1.0)
+def array(completions): return np.array(1.0)
+def some(completions): return {1.0, 2.0}
+def huge(completions): return [10**400] * len(completions)
+def logged(queries, prompts, labels): return {"rewards": [1.0, 1.0], "extra_logs": [1]}
+def tensor(queries, prompts, labels): return {"rewards": [1.0, 1.0], "extra_logs": torch.ones(2)}
+def rewarded(queries, prompts, labels): return {"rewards": torch.tensor(0.5)}
+def metric(completions, log_metric): log_metric("m", 10**400)
+def score(solution_str, ground_truth): return {"score": -10**400}
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("zero_d", "returned a Tensor: return a list of rewards"),
+        ("array", "returned a ndarray: return a list of rewards"),
+        ("some", "returned a set: return a list of rewards"),
+        ("huge", "row 0: returned inf: return a finite number or None"),
+        ("logged", "'extra_logs' is a list: return a dict"),
+        ("tensor", "'extra_logs' is a Tensor: return a dict"),
+        ("rewarded", "returned a Tensor: return a list of rewards"),
+        ("metric", "log_metric('m') got inf: log a finite number"),
+        ("score", "row 0: returned -inf: return a finite number or None"),
+    ],
+)
+def test_what_no_reward_can_be_is_one_sentence(tmp_path: Path, spec: str, words: str) -> None:
+    sentence = refusal(tmp_path, RETURNED, spec)
+    assert words in sentence and f"reward 'r.py:{spec}'" in sentence and "\n" not in sentence
+
+
+def test_a_number_beside_the_score_that_is_too_large_is_kept_as_infinity(tmp_path: Path) -> None:
+    code = "def f(solution_str, ground_truth): return {'score': 1.0, 'big': 10**400}"
+    got = rewards(tmp_path, code, "verl|f")(PAIR)
+    assert got.extra["reward/r.py:f/big"] == [float("inf"), None] and "reward/r.py:f/big" not in got.metrics

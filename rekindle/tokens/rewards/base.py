@@ -63,10 +63,12 @@ class Log:
     def metric(self, name: str, value: Any) -> None:
         """Log a number; several of one name are averaged."""
         plain = scalar(value)
-        if not isinstance(plain, bool | int | float) or not math.isfinite(plain):
-            raise InputError(f"reward '{self.name}': log_metric('{name}') got {plain!r}: log a finite number")
+        found = floating(plain) if isinstance(plain, bool | int | float) else None
+        if found is None or not math.isfinite(found):
+            shown = repr(plain) if found is None else found
+            raise InputError(f"reward '{self.name}': log_metric('{name}') got {shown}: log a finite number")
         total, count = self.metrics.get(name, (0.0, 0.0))
-        self.metrics[name] = (total + float(plain), count + 1.0)
+        self.metrics[name] = (total + found, count + 1.0)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def gather(calls: Sequence[Call], answers: Sequence[Sequence[Cell]], log: Log) -
 
 def _mean(values: Sequence[Any]) -> tuple[float, int]:
     plain = [scalar(value) for value in values]
-    numbers = [float(value) for value in plain if isinstance(value, bool | int | float)]
+    numbers = [floating(value) for value in plain if isinstance(value, bool | int | float)]
     finite = [value for value in numbers if math.isfinite(value)]
     return float(sum(finite)), len(finite)
 
@@ -149,6 +151,14 @@ def scalar(value: Any) -> Any:
     return value
 
 
+def floating(value: Any) -> float:
+    """`float(value)`, of an integer that is too large for one infinity."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def tidy(values: Sequence[Any]) -> list[Any]:
     """A column of one kind, as a file can hold it: truth values, numbers (floats), or texts; None stays."""
     plain = [scalar(value) for value in values]
@@ -156,7 +166,7 @@ def tidy(values: Sequence[Any]) -> list[Any]:
     if all(isinstance(value, bool) for value in known):
         return plain
     if all(isinstance(value, bool | int | float) for value in known):
-        return [None if value is None else float(value) for value in plain]
+        return [None if value is None else floating(value) for value in plain]
     return [None if value is None else str(value) for value in plain]
 
 
@@ -165,7 +175,7 @@ def number(name: str, row: int, value: Any) -> float | None:
     if value is None:
         return None
     try:
-        found = None if isinstance(value, str | bytes | bytearray) else float(value)
+        found = None if isinstance(value, str | bytes | bytearray) else floating(value)
     except (TypeError, ValueError, RuntimeError):
         found = None
     if found is None:

@@ -5,7 +5,7 @@ Read from TRL 1.16.0, verl 0.9.1, OpenRLHF and AReaL. Where ours differs from a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -191,16 +191,28 @@ def _scored(name: str, row: int, answer: Any) -> Cell:
 
 
 def _listed(name: str, answer: Any, size: int) -> Sequence[Any]:
-    if isinstance(answer, str | bytes | Mapping) or not hasattr(answer, "__len__"):
+    if isinstance(answer, str | bytes | Mapping | Set) or (given := _items(answer)) is None:
         raise InputError(f"reward '{name}': returned a {type(answer).__name__}: return a list of rewards")
-    if len(answer) != size:
-        raise InputError(f"reward '{name}': returned {len(answer)} rewards for {size} completions: match them")
-    return list(answer)
+    if len(given) != size:
+        raise InputError(f"reward '{name}': returned {len(given)} rewards for {size} completions: match them")
+    return given
+
+
+def _items(answer: Any) -> list[Any] | None:
+    """The items of what has a length, None for anything else, such as a tensor or an array of one number."""
+    try:
+        return list(answer) if hasattr(answer, "__len__") else None
+    except TypeError:
+        return None
 
 
 def _logs(name: str, given: Any, size: int, log: Log) -> dict[str, Sequence[Any]]:
     """What is logged a row; a single number is logged for the batch."""
     logs: dict[str, Sequence[Any]] = {}
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(
+            f"reward '{name}': 'extra_logs' is a {type(given).__name__}: return a dict of lists or numbers"
+        )
     for key, value in (given or {}).items():
         values = scalar(value)
         if isinstance(values, bool | int | float) and (size > 1 or not hasattr(value, "__len__")):
