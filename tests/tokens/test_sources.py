@@ -213,6 +213,16 @@ def test_other_folders_are_read_as_datasets_does(tmp_path: Path, monkeypatch: py
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_mark_of_byte_order_and_white_lines_are_no_rows_whole_or_streamed(tmp_path: Path) -> None:
+    path = tmp_path / "joined.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt":"a"}\n\xef\xbb\xbf{"prompt":"b"}\n\x0c\n\xef\xbb\xbf \r\n{"prompt":"c"}\n')
+    whole, lines = load_files(path).split("train"), LineRows(path)
+    assert [(row.prompt, row.id) for row in whole] == [("a", "line-1"), ("b", "line-2"), ("c", "line-5")]
+    assert [(lines[i].place, lines[i].columns["prompt"]) for i in range(len(lines))] == [
+        *(("line 1", "a"), ("line 2", "b"), ("line 5", "c"))
+    ]
+
+
 def test_a_hub_id_is_no_path() -> None:
     kinds = {spec: Source(spec).kind for spec in ("openai/gsm8k", "openai/gsm8k:test", "a/b.jsonl", "./x/y", "gsm8k")}
     assert [spec for spec, kind in kinds.items() if kind == "hub"] == ["openai/gsm8k", "openai/gsm8k:test"]

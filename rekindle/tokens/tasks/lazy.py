@@ -14,7 +14,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 
 from rekindle.errors import InputError
 from rekindle.tokens.rollouts import Example
-from rekindle.tokens.tasks.rows import Row, check_names, line_row, unreadable
+from rekindle.tokens.tasks.rows import Row, check_names, is_blank, line_row, unreadable
 
 GROUPS_KEPT = 4
 """Row groups of a parquet file that stay in memory."""
@@ -40,7 +40,7 @@ class LineRows:
         at = 0
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip(b"\xef\xbb\xbf \t\r\n"):
+                if not is_blank(line):
                     self.offsets.append(at)
                     self.numbers.append(number)
                 at += len(line)
@@ -52,7 +52,7 @@ class LineRows:
         """Row `index`; InputError where its line holds none."""
         with self.path.open("rb") as lines:
             lines.seek(self.offsets[index])
-            return line_row(self.path, f"line {self.numbers[index]}", lines.readline().removeprefix(b"\xef\xbb\xbf"))
+            return line_row(self.path, f"line {self.numbers[index]}", lines.readline())
 
 
 class ParquetRows:

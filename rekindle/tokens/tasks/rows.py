@@ -54,13 +54,19 @@ def _json(path: Path) -> list[Row]:
 
 def line_row(path: Path, place: str, line: bytes) -> Row:
     """The row that one line of a JSONL file holds; InputError naming file and place."""
-    return Row(place, _object(path, place, _parse(path, place, _decode(path, place, line))))
+    text = _decode(path, place, line.removeprefix(codecs.BOM_UTF8))
+    return Row(place, _object(path, place, _parse(path, place, text)))
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line holds no row: white space, or the byte order mark that a joined file may have anywhere."""
+    return not line.removeprefix(codecs.BOM_UTF8).strip()
 
 
 def _lines(path: Path, data: bytes) -> Iterator[tuple[str, bytes]]:
     # Split the bytes at line feeds only: str.splitlines would also cut at U+2028 inside a JSON string.
     for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
+        if not is_blank(line):
             yield f"line {number}", line
 
 
