@@ -175,6 +175,30 @@ def test_ctrl_c_cancels_what_is_waited_for() -> None:
     assert ended.wait(20)
 
 
+def test_ctrl_c_while_the_work_is_handed_over_cancels_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, ended = threading.Event(), threading.Event()
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    async def hang() -> None:
+        waiting.set()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+
+    def interrupted(work: Any, loop: asyncio.AbstractEventLoop) -> Any:
+        hand_over(work, loop)
+        assert waiting.wait(20)
+        raise KeyboardInterrupt
+
+    loop = Loop()
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(hang())
+    monkeypatch.undo()
+    assert ended.wait(20)
+
+
 def test_a_loop_that_goes_ends_what_it_still_does() -> None:
     began, ended = threading.Event(), threading.Event()
 

@@ -31,11 +31,12 @@ class Loop:
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The result of `work`, waited for without a limit of time; Ctrl-C cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._started())
+        loop, followed = self._started(), _Followed(work)
         try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
+            return asyncio.run_coroutine_threadsafe(followed.run(), loop).result()
+        except KeyboardInterrupt:  # it may come before there is a future to cancel, while the work is under way
+            followed.dropped = True
+            loop.call_soon_threadsafe(followed.cancel)
             raise
 
     def _started(self) -> asyncio.AbstractEventLoop:
@@ -46,6 +47,26 @@ class Loop:
             weakref.finalize(self, _stop, loop, thread)
             self._loop = loop
         return self._loop
+
+
+@dataclass(eq=False)
+class _Followed:
+    """Work that can be cancelled from the moment that it is handed to a loop."""
+
+    work: Coroutine[Any, Any, Any]
+    task: asyncio.Task[Any] | None = None
+    dropped: bool = False
+
+    async def run(self) -> Any:
+        self.task = asyncio.current_task()
+        if self.dropped:
+            self.work.close()
+            raise asyncio.CancelledError
+        return await self.work
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
