@@ -46,6 +46,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "all weights, one forward pass an update": {"descent.micro_batch": 64},
     "all weights, bf16 products": {"precision": "bf16"},
     "LoRA, rank 16": {"lora.rank": 16},
+    "LoRA, rank 16, bfloat16 weights": {"lora.rank": 16, "dtype": "bfloat16"},
     "LoRA, rank 16, checkpointing": {"lora.rank": 16, "checkpointing": True},
 }
 ROWS = tuple(

@@ -139,15 +139,20 @@ def memory_lines(plan: Plan) -> Lines:
     from rekindle.train.fits import refusal
 
     memory = plan.memory
-    parts = {"sample": memory.sample, "score": memory.score, "update": memory.update}
 
     def terms(part: Any) -> str:
         return ", ".join(f"{name} {gib(size)}" for name, size in part.items())
 
     lines = [("memory", f"of a rank, estimated; held all the time: {gib(memory.always)}: {terms(memory.held)}")]
-    names = {"sample": "to sample", "score": "to score", "update": "to update"}
-    lines += [(names[n], f"{gib(memory.peaks[n])}: and {terms(part)}") for n, part in parts.items() if part]
+    without = {"evaluate": ", before there is an optimizer"} if memory.later else {}
+    lines += [
+        (f"to {name}", f"{gib(memory.peaks[name])}: and {terms(part)}{without.get(name, '')}")
+        for name, part in memory.parts.items()
+        if part
+    ]
     what = f"{gib(plan.room)} a rank, of {plan.hardware}{', assumed' if plan.hardware.assumed else ''}"
+    if plan.hardware.assumed and plan.resolved.config.device == "cpu":
+        lines.append(("device", "cpu as asked for: there, add --device cuda"))
     if plan.fits:
         left = 1 - memory.peak / plan.room
         told = [("fits", f"in {what}: {left:.0%} are left")]
@@ -165,10 +170,11 @@ def speed_lines(plan: Plan, speed: Speed | str) -> Lines:
         return [("speed", speed)]
     parts = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in speed.step.items() if seconds)
     shape = f"{speed.prompts} x {speed.samples} responses of at most {speed.tokens} tokens"
-    cut = "less than the run's shape" if speed.cut else "the run's shape"
+    cut = "less than the run's shape, which takes less time a token" if speed.cut else "the run's shape"
+    most = "at most " if speed.cut else ""
     return [
         ("speed", f"{speed.sampling:,.0f} tokens a second are sampled by a rank, {speed.response:.0f} a response"),
-        ("a step", f"{sum(speed.step.values()):.3g} s ({parts}), the run {_hours(speed.run)}"),
+        ("a step", f"{most}{sum(speed.step.values()):.3g} s ({parts}), the run {most}{_hours(speed.run)}"),
         (
             "measured",
             f"in {speed.seconds:.1f} s on {shape} and a forward pass of {speed.rows} ({cut}); without grading, "

@@ -139,27 +139,33 @@ def adapter_of(spec: str) -> AdapterFolder | None:
         return guarded(spec, lambda: adapter_folder(spec)) if there and spec != "embedded" else None
 
 
-def _source(spec: str, task_name: str | None, whole: bool) -> str:
-    """What transformers loads: an absolute folder, or a hub id. whole: the tokenizer must lie there too."""
+def configured(spec: str, task_name: str | None) -> Path | str:
+    """Where the config.json of a whole model is: an absolute folder, or a hub id. InputError where there is none."""
     if spec == "embedded":
         name = task_name if task_name in EMBEDDED_TASKS else "reduce"
         folder = Path(str(importlib.resources.files("rekindle"))) / "assets" / name
         if not folder.is_dir():
             raise InputError(f"no embedded model for '{name}': train one by `rekindle warm --task {name} --out DIR`")
-        return str(_checked_folder(spec, folder, whole))
+        return folder
     folder = Path(spec).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"model '{spec}': no config.json in the folder: name a folder written by save_pretrained")
+    if folder.is_dir():
+        return folder.absolute()
     if folder.exists():
-        return str(_checked_folder(spec, folder, whole).absolute())
+        raise InputError(f"model '{spec}': a file, not a folder: name the folder that holds config.json")
     if not _HUB_ID.fullmatch(spec):
         raise InputError(f"model '{spec}': no such folder: give a model folder, a hub id (owner/name) or 'embedded'")
     return spec
 
 
+def _source(spec: str, task_name: str | None, whole: bool) -> str:
+    """What transformers loads: an absolute folder, or a hub id. whole: the tokenizer must lie there too."""
+    found = configured(spec, task_name)
+    return str(_checked_folder(spec, found, whole)) if isinstance(found, Path) else found
+
+
 def _checked_folder(spec: str, folder: Path, whole: bool) -> Path:
-    if not folder.is_dir():
-        raise InputError(f"model '{spec}': a file, not a folder: name the folder that holds config.json")
-    if not (folder / "config.json").is_file():
-        raise InputError(f"model '{spec}': no config.json in the folder: name a folder written by save_pretrained")
     if whole and not has_tokenizer(folder):
         raise InputError(f"model '{spec}': no tokenizer in the folder: save it there by tokenizer.save_pretrained")
     if any(folder.glob("*.safetensors")):

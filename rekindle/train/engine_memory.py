@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rekindle.train.config import Resolved
-from rekindle.train.footprint import Footprint, adapter_rank
+from rekindle.train.footprint import Footprint
 from rekindle.train.hardware import TAKEN, Hardware
 from rekindle.train.lengths import Lengths
 from rekindle.train.settings import RunConfig
@@ -45,5 +45,5 @@ def pushed_bytes(resolved: Resolved, model: Footprint) -> int:
     if config.rollout.sampler != "vllm":
         return 0
     width, theirs = BYTES[config.dtype], BYTES[config.vllm.dtype or config.dtype]
-    merged = width * model.linear if config.lora.rank or adapter_rank(config.model) else 0
+    merged = width * model.linear if config.lora.rank or model.adapter else 0
     return merged + (theirs * model.parameters if theirs != width else 0)

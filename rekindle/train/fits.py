@@ -8,18 +8,26 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 
 from rekindle.errors import InputError
+from rekindle.tokens.quantized import installed
 from rekindle.tokens.tasks.base import Task
-from rekindle.train.account import Setup, Work, estimate, gib
+from rekindle.train.account import estimate, gib
 from rekindle.train.config import Resolved
 from rekindle.train.engine_memory import engine_bytes, engine_least
-from rekindle.train.footprint import adapter_rank, footprint
+from rekindle.train.footprint import Footprint, Unmeasured, footprint
 from rekindle.train.hardware import Hardware, own
 from rekindle.train.lengths import Lengths
 from rekindle.train.plan import QUANTIZED, Plan, setup_of, work_of
-from rekindle.train.vocabulary import step_of
+from rekindle.train.vocabulary import Step, step_of
+from rekindle.train.workload import Setup, Work
 
 _RANK = 16  # of the adapters that are proposed
 _SHOWN = 3
+_WHERE = {
+    "sample": "while it samples",
+    "score": "while it scores",
+    "update": "in an update",
+    "evaluate": "while it evaluates",
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,10 @@ def remedies(plan: Plan) -> list[tuple[str, ...]]:
     the value that is nearest to the plan's.
     """
     milder, adapters = _kinds(plan), list(_adapters(plan))
-    found = _smallest(plan, milder)[: _SHOWN - 1] if not plan.setup.lora else []
-    return [*found, *_smallest(plan, [adapters, *milder] if adapters else milder, bool(adapters))][:_SHOWN]
+    if plan.setup.lora:
+        return [*_smallest(plan, milder), *_smallest(plan, [adapters, *milder], bool(adapters))][:_SHOWN]
+    whole = _smallest(plan, [*milder, *_shares(plan)])[: _SHOWN - 1]
+    return [*whole, *_smallest(plan, [adapters, *milder], True)][:_SHOWN]
 
 
 def _smallest(plan: Plan, kinds: list[list[Change]], first: bool = False) -> list[tuple[str, ...]]:
@@ -63,13 +73,18 @@ def _fitting(plan: Plan, kinds: tuple[list[Change], ...]) -> tuple[str, ...] | N
 
 def _kinds(plan: Plan) -> list[list[Change]]:
     """The options that save memory, each with its values, the mildest first; without those that are set already."""
-    setup, step = plan.setup, plan.step
-    kinds = [list(_micro_batches(plan)), list(_blocks(plan))]
-    if not setup.checkpointing:
+    kinds = [list(_micro_batches(plan)), list(_blocks(plan)), list(_evaluations(plan))]
+    if not plan.setup.checkpointing:
         kinds.append([Change("checkpointing=true", lambda s, w: (replace(s, checkpointing=True), w))])
-    if step.ranks > 1 and not step.sharded:
-        kinds.append([Change("shard=full", lambda s, w: (replace(s, ranks=step.ranks, copy=s.element), w))])
     return [kind for kind in kinds if kind]
+
+
+def _shares(plan: Plan) -> list[list[Change]]:
+    """Weights in shares, which all of them train in: no adapter goes with it."""
+    step = plan.step
+    if step.ranks == 1 or step.sharded:
+        return []
+    return [[Change("shard=full", lambda s, w: (replace(s, ranks=step.ranks, copy=s.element), w))]]
 
 
 def _micro_batches(plan: Plan) -> Iterator[Change]:
@@ -87,6 +102,13 @@ def _blocks(plan: Plan) -> Iterator[Change]:
         yield Change(f"rollout.block={block}", _work(block=block))
 
 
+def _evaluations(plan: Plan) -> Iterator[Change]:
+    samples = plan.work.evaluated
+    while samples > 1:
+        samples //= 2
+        yield Change(f"evaluate.samples={samples}", _work(evaluated=samples))
+
+
 def _work(**values: int) -> Callable[[Setup, Work], tuple[Setup, Work]]:
     return lambda setup, work: (setup, replace(work, **values))
 
@@ -101,14 +123,13 @@ def _whole_again(setup: Setup) -> Setup:
 
 
 def _adapters(plan: Plan) -> Iterator[Change]:
-    """LoRA, then with whole weights a rank where they are shared, then QLoRA, which wants a GPU and whole weights."""
-    model, element, whole = plan.model, plan.setup.element, not plan.step.sharded
-    fresh = "" if plan.setup.lora else f"lora.rank={_RANK} "
-    if fresh:
-        yield Change(fresh.strip(), lambda s, w: (_adapted(s), w))
-    if not whole:
-        yield Change(f"{fresh}shard=none", lambda s, w: (_whole_again(_adapted(s, s.base if s.lora else None)), w))
-    if not plan.hardware.gpu or plan.resolved.config.lora.quantize != "none":
+    """LoRA, then QLoRA, which wants a GPU and bitsandbytes; with whole weights where they are shared."""
+    model, element, config = plan.model, plan.setup.element, plan.resolved.config
+    named = "" if config.lora.rank else f"lora.rank={plan.setup.lora or _RANK} "
+    whole = " shard=none" if plan.step.sharded else ""
+    if not plan.setup.lora:
+        yield Change(f"{named.strip()}{whole}", lambda s, w: (_whole_again(_adapted(s)), w))
+    if not plan.hardware.gpu or config.lora.quantize != "none" or not (plan.hardware.assumed or installed()):
         return
     for name, size in QUANTIZED.items():
         base = (size * model.linear + element * (model.parameters - model.linear)) / model.parameters
@@ -116,7 +137,7 @@ def _adapters(plan: Plan) -> Iterator[Change]:
         def apply(s: Setup, w: Work, base: float = base) -> tuple[Setup, Work]:
             return _whole_again(_adapted(s, base)), w
 
-        yield Change(f"{fresh}lora.quantize={name}{'' if whole else ' shard=none'}", apply)
+        yield Change(f"{named}lora.quantize={name}{whole}", apply)
 
 
 def refusal(plan: Plan) -> str | None:
@@ -128,7 +149,7 @@ def refusal(plan: Plan) -> str | None:
     if plan.engine_lacks:
         return _small_engine(plan)
     part, most = max(plan.memory.peaks.items(), key=lambda item: item[1])
-    where = {"sample": "while it samples", "score": "while it scores", "update": "in an update"}[part]
+    where = _WHERE[part]
     found = remedies(plan)
     ways = [" ".join(f"--set {option}" for text in way for option in text.split()) for way in found]
     cure = f"add {', or '.join(ways)}" if ways else "take a smaller model, or more memory"
@@ -160,26 +181,37 @@ def _small_engine(plan: Plan) -> str:
     )
 
 
-def refuse_hopeless(resolved: Resolved, task: Task) -> None:
-    """InputError where weights, gradients and optimiser alone exceed the memory of this machine. Reads no weights."""
+def refuse_hopeless(resolved: Resolved, task: Task) -> str | None:
+    """InputError where weights, gradients and optimiser alone exceed the memory of this machine. Reads no weights.
+
+    A sentence where they cannot be told of this model, which stops no run.
+    """
     config, hardware = resolved.config, own(resolved.config.device)
     try:
         model, step = footprint(config.model, task.name), step_of(resolved)
+    except Unmeasured as error:
+        return f"whether this machine has the memory was not checked: {str(error).partition(':')[0]}"
     except InputError:
-        return  # who loads the model says what is wrong with it
+        return None  # who loads the model says what is wrong with it
+    least, have = _least(resolved, model, step, hardware), _whole(hardware, step.ranks)
+    if least <= have:
+        return None
+    adapters = config.lora.rank or model.adapter
+    whole = " and shard=none" if step.sharded else ""
+    cure = "take a smaller model" if adapters else f"set lora.rank={_RANK}{whole}, or take a smaller model"
+    raise InputError(
+        f"model '{config.model}' needs {gib(least)} a rank for weights, gradients and optimiser alone, and "
+        f"{hardware} gives it {gib(have)}: {cure} (`--dry-run` tells what fits)"
+    )
+
+
+def _least(resolved: Resolved, model: Footprint, step: Step, hardware: Hardware) -> int:
+    """Bytes of weights, gradients and optimiser."""
     none = Lengths(prompts=None, looked_at=0, mean=0.0, longest=1, response=1, known=False)
     setup = setup_of(resolved, model, step, none, hardware)
     work = work_of(resolved, model, step, none, hardware)
     held = estimate(model, replace(setup, engine=0), replace(work, rows=1, block=0, pieces=2))
-    least = held.held["weights"] + held.held.get("optimizer", 0) + held.update.get("gradients", 0)
-    have = _whole(hardware, step.ranks)
-    if least > have:
-        adapters = config.lora.rank or adapter_rank(config.model)
-        cure = "take a smaller model" if adapters else f"set lora.rank={_RANK}, or take a smaller model"
-        raise InputError(
-            f"model '{config.model}' needs {gib(least)} a rank for weights, gradients and optimiser alone, and "
-            f"{hardware} gives it {gib(have)}: {cure} (`--dry-run` tells what fits)"
-        )
+    return held.held["weights"] + held.held.get("optimizer", 0) + held.update.get("gradients", 0)
 
 
 def _whole(hardware: Hardware, ranks: int) -> int:

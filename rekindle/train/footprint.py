@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from rekindle.errors import InputError
+from rekindle.tokens.adapters import AdapterFolder
 from rekindle.tokens.fetching import guarded, quiet
 from rekindle.tokens.heads import unwrapped
-from rekindle.tokens.loader import EMBEDDED_TASKS, context_length
+from rekindle.tokens.loader import adapter_of, configured, context_length
+from rekindle.tokens.lora import ALL_LINEAR, CONFIG
+from rekindle.train.widths import Adapted, Linear, Mlp, adapted, mlp
 
 LAID_OUT = 1 << 16
 """Weights of a linear layer from which the sampler lays out a copy for a CPU (`sampling/laid_out.py`)."""
@@ -26,27 +28,30 @@ LAID_OUT = 1 << 16
 class Footprint:
     """Numbers of a causal LM. layer: parameters of its largest layer, root: of what is outside of layers.
 
-    linears: (name, inputs, outputs) of its linear layers but the head. query, key: widths of all heads together.
-    inner: width of the MLP that one token passes through, matrices: of that MLP (3 where it is gated). head_norms:
-    whether queries and keys are normalised by head. context: the most positions, None where there is no limit.
+    linears: (name, inputs, outputs) of its linear layers but the head; others: of the head and the embeddings. query,
+    key: widths of all heads together. mlp: what one token passes through. head_norms: whether queries and keys are
+    normalised by head. context: the most positions, None where there is no limit. adapter: rank of the adapter that
+    its name stands for (0: none), at the layers `own`.
     """
 
     kind: str
     parameters: int
     layer: int
     root: int
-    linears: tuple[tuple[str, int, int], ...]
+    linears: tuple[Linear, ...]
+    others: tuple[Linear, ...]
     layers: int
     hidden: int
     query: int
     key: int
     heads: int
-    inner: int
-    matrices: int
+    mlp: Mlp
     vocabulary: int
     tied: bool
     head_norms: bool
     context: int | None
+    adapter: int = 0
+    own: tuple[str, ...] = ALL_LINEAR
 
     @property
     def linear(self) -> int:
@@ -64,31 +69,63 @@ class Footprint:
         sizes = [inputs * outputs for _, inputs, outputs in self.linears] + [self.head]
         return sum(size for size in sizes if size >= LAID_OUT)
 
-    def adapters(self, rank: int, targets: Sequence[str] = ("all-linear",)) -> int:
-        """Parameters of low-rank adapters of `rank` at the linear layers whose names end in one of `targets`."""
-        every = "all-linear" in targets
-        return rank * sum(i + o for name, i, o in self.linears if every or _named_by(name, targets))
+    def adapters(self, rank: int, targets: Sequence[str] = ALL_LINEAR) -> int:
+        """Parameters of low-rank adapters of `rank` at the layers whose names end in one of `targets`."""
+        some = self.linears if ALL_LINEAR[0] in targets else (*self.linears, *self.others)
+        return rank * sum(i + o for name, i, o in some if _adapted(name, targets))
+
+    def adapted(self, targets: Sequence[str], copies: bool) -> Adapted:
+        """What adapters at `targets` keep of a layer. copies: each its input by itself."""
+        return adapted(self.linears, self.layers, lambda name: _adapted(name, targets), copies)
 
 
-def _named_by(name: str, targets: Sequence[str]) -> bool:
-    return any(name == target or name.endswith(f".{target}") for target in targets)
+def _adapted(name: str, targets: Sequence[str]) -> bool:
+    return any(target == ALL_LINEAR[0] or name == target or name.endswith(f".{target}") for target in targets)
 
 
 def footprint(spec: str, task: str | None = None) -> Footprint:
-    """Of 'embedded' (the packaged model of `task`), a folder that holds a config.json, or a hub id.
+    """Of 'embedded' (the packaged model of `task`), a folder that holds a config.json or an adapter, or a hub id.
 
-    No weights are read. InputError where there is no configuration that transformers can build a causal LM of.
+    No weights of a model are read. InputError where there is no configuration that transformers can build a causal LM
+    of, or where that is of a kind whose memory is not known.
     """
+    adapter = adapter_of(spec)
+    source = _source(spec, adapter, task)
     with quiet(), torch.random.fork_rng(devices=[]):
-        config = guarded(spec, lambda: AutoConfig.from_pretrained(place(spec, task), trust_remote_code=False))
+        config = guarded(spec, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
         with torch.device("meta"):
             model = guarded(spec, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
-    return measured(model)
+    rank, own = _shape(adapter)
+    return replace(measured(model), adapter=rank, own=own)
+
+
+def check_targets(model: Footprint, targets: Sequence[str]) -> None:
+    """InputError where the model has no layer that `targets` name for adapters."""
+    if model.adapters(1, targets):
+        return
+    there = sorted({name.rpartition(".")[2] for name, _, _ in model.linears})
+    raise InputError(
+        f"lora.targets do not fit the model (no layer is named {' or '.join(targets)}): choose among {', '.join(there)}"
+    )
+
+
+class Unmeasured(InputError):
+    """A model of a kind whose memory is not known; it may train all the same."""
 
 
 def measured(model: nn.Module) -> Footprint:
-    """The numbers of a model that is there; adapters are not counted."""
+    """The numbers of a model that is there; adapters are not counted. Unmeasured for a kind that is not known."""
     inner = unwrapped(model)
+    try:
+        return _measured(inner)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError):
+        raise Unmeasured(
+            f"the memory of {type(inner).__name__} cannot be estimated, since its configuration does not say what is "
+            "counted (heads, widths): train it without --dry-run"
+        ) from None
+
+
+def _measured(inner: Any) -> Footprint:
     config: Any = inner.config.get_text_config()
     values = {**config.to_dict(), **{n: _named(config, n) for n in ("hidden_size", "num_attention_heads")}}
     hidden, heads = values["hidden_size"], values["num_attention_heads"]
@@ -99,25 +136,20 @@ def measured(model: nn.Module) -> Footprint:
     stacks = _layers(inner)
     each = [sum(p.numel() for n, p in layer.named_parameters() if "lora_" not in n) for layer in stacks]
     total = sum(p.numel() for p in own.values())
-    linears = tuple(
-        (name.removesuffix(".base_layer"), m.in_features, m.out_features)
-        for name, m in inner.named_modules()
-        if isinstance(m, nn.Linear) and m is not head and "lora_" not in name
-    )
-    width, matrices = _mlp(values, hidden)
+    linears = tuple(_linears(inner, head))
     return Footprint(
         kind=type(inner).__name__,
         parameters=total,
         layer=max(each, default=0),
         root=total - sum(each),
         linears=linears,
+        others=tuple(_tables(inner, head)),
         layers=len(stacks),
         hidden=hidden,
         query=heads * size,
         key=kv * size,
         heads=heads,
-        inner=width,
-        matrices=matrices,
+        mlp=mlp(values, hidden, linears, list(own)),
         vocabulary=0 if head is None else int(head.weight.shape[0]),
         tied=head is not None and head.weight is inner.get_input_embeddings().weight,
         head_norms=any("q_norm" in name for name in own),
@@ -125,29 +157,46 @@ def measured(model: nn.Module) -> Footprint:
     )
 
 
+def _linears(model: nn.Module, head: nn.Module | None) -> Iterator[Linear]:
+    """Its linear layers but the head, under the names that they have without adapters."""
+    for name, module in model.named_modules():
+        if module is head or "lora_" in name:
+            continue
+        if isinstance(module, nn.Linear):
+            yield name.removesuffix(".base_layer"), module.in_features, module.out_features
+        elif isinstance(module, Conv1D):
+            yield name.removesuffix(".base_layer"), module.nx, module.nf
+
+
+def _tables(model: nn.Module, head: nn.Module | None) -> Iterator[Linear]:
+    """The head and the embeddings, which an adapter may be put at by name."""
+    for name, module in model.named_modules():
+        if module is head or isinstance(module, nn.Embedding):
+            rows, width = module._parameters["weight"].shape  # type: ignore[union-attr]
+            yield name.removesuffix(".base_layer"), int(width), int(rows)
+
+
 def place(spec: str, task: str | None) -> str:
     """What transformers reads of a model: the folder of 'embedded', a folder (of an adapter: its base), or a hub id."""
-    if spec == "embedded":
-        name = task if task in EMBEDDED_TASKS else "reduce"
-        return str(Path(str(importlib.resources.files("rekindle"))) / "assets" / str(name))
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        return spec
-    if (folder / "config.json").is_file():
-        return str(folder)
-    if (base := _adapter(folder).get("base_model_name_or_path")) is None:
-        raise InputError(f"model '{spec}': no config.json in the folder: name a folder written by save_pretrained")
-    return str(base)
+    return _source(spec, adapter_of(spec), task)
+
+
+def _source(spec: str, adapter: AdapterFolder | None, task: str | None) -> str:
+    return str(configured(spec if adapter is None else adapter.base, task))
 
 
 def adapter_rank(spec: str) -> int:
-    """The rank of the adapter in the folder `spec`, 0 where it is none."""
-    return int(_adapter(Path(spec).expanduser()).get("r") or 0)
+    """The rank of the adapter that a model's name stands for, in a folder or on the hub; 0 where it is none."""
+    return _shape(adapter_of(spec))[0]
 
 
-def _adapter(folder: Path) -> dict[str, Any]:
-    file = folder / "adapter_config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _shape(adapter: AdapterFolder | None) -> tuple[int, tuple[str, ...]]:
+    """(rank, targets) of an adapter; of targets that are given as a pattern, all linear layers."""
+    if adapter is None:
+        return 0, ALL_LINEAR
+    said = json.loads((adapter.folder / CONFIG).read_text(encoding="utf-8"))
+    targets = said.get("target_modules")
+    return int(said.get("r") or 0), tuple(targets) if isinstance(targets, list) else ALL_LINEAR
 
 
 def _named(config: Any, name: str) -> Any:
@@ -159,13 +208,3 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     """The longest list of modules of one class: the decoder layers."""
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=len, default=[])
-
-
-def _mlp(values: dict[str, Any], hidden: int) -> tuple[int, int]:
-    """(width of the MLP that a token passes through, its matrices); of experts, those that a token is sent to."""
-    width = values.get("intermediate_size") or values.get("n_inner") or 4 * hidden
-    sent = values.get("num_experts_per_tok")
-    if sent and values.get("moe_intermediate_size"):
-        width = sent * values["moe_intermediate_size"]
-    gated = values.get("hidden_act") in ("silu", "swish", "gelu_pytorch_tanh") and "n_inner" not in values
-    return width, 3 if gated else 2

@@ -48,9 +48,13 @@ def assumed(text: str) -> Hardware:
     """The GPUs of "8x80GiB" or "24GB"; InputError for anything else."""
     found = _GPUS.fullmatch(text.strip())
     count = int(found[1] or 1) if found else 0
-    if found is None or count < 1:
-        raise InputError(f"--assume-gpus {text}: write COUNTxMEMORY, as in 1x80GiB or 8x24GB")
-    return Hardware(gpus=count, memory=round(float(found[2]) * _UNITS[found[3].lower()]), assumed=True)
+    memory = round(float(found[2]) * _UNITS[found[3].lower()]) if found else 0
+    if count < 1 or memory <= TAKEN["gpu"]:
+        raise InputError(
+            f"--assume-gpus {text}: write COUNTxMEMORY, as in 1x80GiB or 8x24GB, with more than the 1 GiB that the "
+            "libraries take"
+        )
+    return Hardware(gpus=count, memory=memory, assumed=True)
 
 
 def own(device: str) -> Hardware:

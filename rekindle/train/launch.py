@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rekindle.errors import EngineDead, GuardStop, InputError
 from rekindle.train import options
 from rekindle.train.config import Resolved
@@ -125,6 +127,18 @@ def environment(count: int, meeting: Path) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": str(count), MEETING: str(meeting)}
     return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | address
+
+
+@contextmanager
+def threads_of(ranks: int) -> Iterator[None]:
+    """Inside, torch computes with the threads that one of so many ranks of this machine has."""
+    before = torch.get_num_threads()
+    if ranks > 1 and place() is None:
+        torch.set_num_threads(int(environment(ranks, Path())["OMP_NUM_THREADS"]))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def settled(crew: Sequence[subprocess.Popen[bytes]], folder: Path) -> list[int]:

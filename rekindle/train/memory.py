@@ -10,9 +10,11 @@ import torch
 from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from rekindle.tokens.heads import unwrapped
+from rekindle.tokens.lora import ALL_LINEAR, adapted_layers
 from rekindle.tokens.policy import LMPolicy, prompts_of
-from rekindle.train.account import Estimate, Setup, Work, estimate, gib
-from rekindle.train.footprint import measured
+from rekindle.train.account import Estimate, estimate, gib
+from rekindle.train.footprint import Unmeasured, measured
+from rekindle.train.workload import Setup, Work
 
 
 @contextmanager
@@ -23,14 +25,23 @@ def memory_told(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing:
     except RuntimeError as error:
         if not _out_of_memory(error):
             raise
-        needs, tokens = of_update(policy, batch, micro_batch, checkpointing)
+        needs = _told(policy, batch, micro_batch, checkpointing)
         remedies = [f"descent.micro_batch={max(1, micro_batch // 2)}"] if micro_batch > 1 else []
         remedies += [] if checkpointing else ["checkpointing=true"]
         remedies += ["rollout.max_tokens to less than it is"] if not remedies else []
         raise GuardStop(
-            f"out of memory in an update with descent.micro_batch={micro_batch} ({tokens} tokens at most), which needs "
-            f"{needs}{_free(policy.parts.device)}: set {' or '.join(remedies)}, then --resume"
+            f"out of memory in an update with descent.micro_batch={micro_batch}{needs}"
+            f"{_free(policy.parts.device)}: set {' or '.join(remedies)}, then --resume"
         ) from None
+
+
+def _told(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing: bool) -> str:
+    """What the update needs, in words; nothing for a model whose memory is not known."""
+    try:
+        needs, tokens = of_update(policy, batch, micro_batch, checkpointing)
+    except Unmeasured:
+        return ""
+    return f" ({tokens} tokens at most), which needs {needs}"
 
 
 def of_update(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing: bool) -> tuple[Estimate, int]:
@@ -39,15 +50,17 @@ def of_update(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing: b
     weights = list(model.parameters())
     frozen = any(not p.requires_grad for p in weights)
     trained = sum(p.numel() for p in weights if p.requires_grad)
-    size, sizes = max(p.element_size() for p in weights if p.is_floating_point()), measured(model)
-    each = sum(i + o for _, i, o in sizes.linears)
+    held = [p for p in weights if p.is_floating_point() and not (frozen and p.requires_grad)]
+    size, sizes = max(p.element_size() for p in held), measured(model)
+    targets = tuple(adapted_layers(policy.model)) or ALL_LINEAR
     rows = min(micro_batch, len(batch))
     lengths, prompts = batch.mask.sum(1), prompts_of(batch)
     setup = Setup(
         element=size,
         narrow=policy.precision == "bf16",
         checkpointing=checkpointing,
-        lora=max(1, trained // max(each, 1)) if frozen else 0,
+        lora=max(1, trained // max(sizes.adapters(1, targets), 1)) if frozen else 0,
+        targets=targets,
         base=sum(p.numel() * p.element_size() for p in weights if not p.requires_grad) / max(1, sizes.parameters),
         heads=sum(p.numel() for p in policy.heads.parameters()),
         gpu=policy.parts.device.type == "cuda",

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rekindle.core.types import ENTROPY_OLD
 from rekindle.errors import InputError
 from rekindle.tokens.tasks.base import Task
+from rekindle.tokens.tasks.lazy import looked_at
 from rekindle.train import options
-from rekindle.train.account import Estimate, Setup, Work, estimate
+from rekindle.train.account import Estimate, estimate
 from rekindle.train.config import Resolved
 from rekindle.train.engine_memory import BYTES, engine_bytes, engine_least, pushed_bytes
-from rekindle.train.footprint import Footprint, adapter_rank, footprint
+from rekindle.train.footprint import Footprint, check_targets, footprint
 from rekindle.train.hardware import Hardware, own
 from rekindle.train.launch import placed
 from rekindle.train.lengths import Lengths, lengths
 from rekindle.train.ranks import Place
-from rekindle.train.settings import RunConfig, samples_per_prompt
+from rekindle.train.settings import RunConfig, Voting, parts, samples_per_prompt
 from rekindle.train.vocabulary import Step, descents, step_of
+from rekindle.train.workload import Setup, Work
 
 FREE = (
     *("out", "track.sinks", "vllm.url", "ranks", "shard"),
@@ -124,6 +126,8 @@ def planned(resolved: Resolved, task: Task, hardware: Hardware | None = None) ->
     if where.assumed and where.gpus > 1 and resolved.origin["ranks"] == "default":
         resolved = placed(resolved, Place(0, where.gpus, 0))
     step, model = step_of(resolved), footprint(resolved.config.model, task.name)
+    if resolved.config.lora.rank and not model.adapter:
+        check_targets(model, resolved.config.lora.targets)
     found = lengths(resolved, task)
     return Plan(
         resolved=resolved,
@@ -132,7 +136,7 @@ def planned(resolved: Resolved, task: Task, hardware: Hardware | None = None) ->
         model=model,
         hardware=where,
         setup=setup_of(resolved, model, step, found, where),
-        work=work_of(resolved, model, step, found, where),
+        work=with_evaluation(work_of(resolved, model, step, found, where), resolved, task),
     )
 
 
@@ -140,7 +144,7 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
     """How the run holds its model."""
     config, methods = resolved.config, resolved.record.methods
     element, quantize = BYTES[config.dtype], config.lora.quantize
-    lora, heads = config.lora.rank or adapter_rank(config.model), {h for one in methods for h in one.heads()}
+    lora, heads = config.lora.rank or model.adapter, {h for one in methods for h in one.heads()}
     needs = {need for one in methods for need in one.needs()}
     models = {name for need in needs for name in need.passes}
     rest = model.parameters - model.linear
@@ -151,7 +155,7 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
         narrow=config.precision == "bf16",
         checkpointing=config.checkpointing,
         lora=lora,
-        targets=config.lora.targets,
+        targets=model.own if model.adapter else config.lora.targets,
         base=narrow,
         heads=len(heads) * (model.hidden + 1),
         reference=not lora and (config.embed == "policy" or "reference" in models),
@@ -180,6 +184,19 @@ def work_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, ha
         pushed=pushed_bytes(resolved, model),
         truncates=config.rollout.top_k > 0 or config.rollout.top_p < 1,
     )
+
+
+def with_evaluation(work: Work, resolved: Resolved, task: Task) -> Work:
+    """With what evaluations sample here: while the run trains, or of its start model alone.
+
+    The latter is the baseline of a method that votes, on data with answers.
+    """
+    config = resolved.config
+    votes = any(isinstance(part, Voting) and part.votes is True for part in parts(resolved.record))
+    baseline = config.evaluate.baseline and votes
+    known = config.evaluate.every or (baseline and any(e.answer is not None for e in looked_at(task.split("train"))))
+    samples = config.evaluate.samples if known and config.rollout.sampler == "local" else 0
+    return replace(work, evaluated=samples, at_start=not config.evaluate.every)
 
 
 def _sleeps(resolved: Resolved, hardware: Hardware) -> bool:

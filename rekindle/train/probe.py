@@ -1,4 +1,4 @@
-"""How fast a run will be: one block sampled and one forward pass trained on, in at most ten seconds, and carried on.
+"""How fast a run will be: one block sampled and one forward pass trained on, in about ten seconds, and carried on.
 
 A throw-away copy of the model does it: no run folder is touched and no random state either.
 """
@@ -25,6 +25,7 @@ from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.build import make_heads, make_optimizer
+from rekindle.train.launch import threads_of
 from rekindle.train.opened import start_model
 from rekindle.train.plan import Plan
 from rekindle.train.run import sampling_of
@@ -62,14 +63,18 @@ class Speed:
 
 
 def probe(plan: Plan, task: Task) -> Speed | str:
-    """The measurement, or the reason that there is none. At most `LIMIT` seconds, where the model loads in time."""
+    """The measurement, or the reason that there is none.
+
+    It aims at `LIMIT` seconds: nothing is measured at a larger size that would exceed them, by what the smaller one
+    took, and what has begun is not cut off.
+    """
     config, weights = plan.resolved.config, plan.memory.held["weights"]
     if config.rollout.sampler != "local":
         return f"not measured: the probe samples with the local sampler, and the run with {config.rollout.sampler}"
     if weights > _LOADABLE[plan.hardware.gpu]:
         return f"not measured: a model of {weights / 2**30:.1f} GiB would not load and step within {LIMIT:.0f} seconds"
     began = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), threads_of(config.ranks):
         rig = Rig.of(plan, task)
         left = LIMIT - (time.perf_counter() - began)
         if left < LIMIT / 4:
@@ -188,7 +193,7 @@ class Rig:
         most, rows = min(self.plan.step.rows, len(batch)), min(_ROWS, len(batch))
         self.backward(batch.take(torch.arange(rows)))
         optimizer, _ = self.timed(self.optimizer.step)
-        passes = 1 + bool(self._needs())
+        passes = 1 + 2 * bool(self._needs())
         while True:
             some = batch.take(torch.arange(rows))
             seconds, _ = self.timed(partial(self.backward, some))
@@ -197,7 +202,7 @@ class Rig:
                 break
             rows = min(2 * rows, most)
         tokens = max(1.0, float(some.mask.sum()))
-        scored = self.timed(partial(self.score, some))[0] if self._needs() else 0.0
+        scored = min(self.timed(partial(self.score, some))[0] for _ in range(2)) if self._needs() else 0.0
         return Trained(rows=rows, gradient=seconds / tokens, score=scored / tokens, optimizer=optimizer)
 
     def backward(self, batch: Batch) -> None:

@@ -95,8 +95,10 @@ def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> 
     In a process that is one of several ranks, `heard` is called on rank 0 only, which alone writes the folder.
     """
     config = resolved.config
-    refuse_hopeless(resolved, task)
-    device = device_of(config.device, place())
+    unknown, here = refuse_hopeless(resolved, task), place()
+    if unknown is not None and (here is None or not here.index):
+        heard({"kind": "note", "step": 0, "text": unknown})
+    device = device_of(config.device, here)
     with joined(config.ranks, device, config.shard == "full") as ranks:
         return take_part(resolved, task, ranks, device, resume, heard if ranks.index == 0 else lambda record: None)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rekindle.cli.plan import speed_lines
 from rekindle.tokens.tasks import load_task
+from rekindle.train.launch import environment, threads_of
 from rekindle.train.plan import planned
 from rekindle.train.probe import LIMIT, Speed, probe
 from rekindle.train.start import Asked, prepare
@@ -42,6 +47,7 @@ def test_a_plan_that_does_not_fit_is_printed_and_refused(capsys: pytest.CaptureF
         "in verl train_batch_size 8, rollout.n 64",
         "assumed: no tokenizer",
         "weights 15.0 GiB, optimizer 30.0 GiB, reference 15.0 GiB",
+        "device cpu as asked for: there, add --device cuda",
         "does not fit in 79.0 GiB a rank, of 1 GPU of 80 GiB, assumed: add --set",
         "speed not measured: the GPUs are assumed",
         "rollout.group 32 profile",
@@ -91,6 +97,40 @@ def test_hours_follow_from_the_step() -> None:
     assert isinstance(speed, Speed)
     assert speed.run == pytest.approx(50 * sum(speed.step.values()) / 3600)
     assert speed.step["sample"] == pytest.approx(2 * 2 * speed.response / speed.sampling)
+
+
+def test_a_rank_of_a_cpu_is_measured_with_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = torch.get_num_threads()
+    with threads_of(2):
+        assert torch.get_num_threads() == 3 == int(environment(2, Path())["OMP_NUM_THREADS"])
+    assert torch.get_num_threads() == before
+    with threads_of(1):
+        assert torch.get_num_threads() == before
+
+
+def test_the_probe_of_several_ranks_has_the_threads_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    @contextmanager
+    def seen(ranks: int) -> Iterator[None]:
+        asked.append(ranks)
+        yield
+
+    monkeypatch.setattr("rekindle.train.probe.threads_of", seen)
+    resolved, task = prepare(Asked("grpo", {"task": "digit_sum", "rollout.prompts": 2, "rollout.group": 2, "ranks": 2}))
+    speed = probe(planned(resolved, task), task)
+    assert isinstance(speed, Speed) and asked == [2]
+
+
+def test_a_smaller_shape_gives_an_upper_bound() -> None:
+    plan = planned(*prepare(Asked("grpo", {n: v for n, v in TINY.items() if n != "rollout.votes"})))
+    speed = probe(plan, prepare(Asked("grpo", {"task": "digit_sum"}))[1])
+    assert isinstance(speed, Speed)
+    whole = dict(speed_lines(plan, replace(speed, cut=False)))
+    less = dict(speed_lines(plan, replace(speed, cut=True)))
+    assert "at most" not in whole["a step"] and "(the run's shape)" in whole["measured"]
+    assert less["a step"].startswith("at most ") and "the run at most " in less["a step"]
 
 
 def test_what_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,17 +10,27 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from rekindle.tokens.heads import Precision
+from rekindle.tokens.lora import adapt
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import PromptRows
 from rekindle.tokens.scores import chunk_of
-from rekindle.train.account import Setup, Work, estimate, gib
+from rekindle.train.account import estimate, gib
 from rekindle.train.footprint import measured
 from rekindle.train.memory import memory_told, of_update
+from rekindle.train.workload import Setup, Work
 from tests.tiny_models import build
 from tests.tokens.test_policy import make
 
@@ -81,6 +91,61 @@ def test_activations_are_what_autograd_keeps(lengths: tuple[int, ...], precision
         rows = prompts * group * response
         told = said["activations"] + said.get("bf16 copies", 0) + 4 * min(rows, chunk_of(vocabulary, rows)) * vocabulary
         assert told == pytest.approx(kept, rel=0.03)
+
+
+EVERY = ("all-linear",)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("targets", [EVERY, ("q_proj", "v_proj"), ("q_proj", "up_proj", "down_proj")])
+def test_activations_of_adapters_are_what_autograd_keeps(
+    targets: tuple[str, ...], dtype: torch.dtype, kind: str
+) -> None:
+    work = Work(rows=8, group=4, prompt=16, response=300)
+    for width, layers, inner, vocabulary in SHAPES:
+        base = small(width, layers, inner, vocabulary, kind).to(dtype)
+        policy = LMPolicy(adapt(base, 8, None, targets, 0))
+        kept = held_by_autograd(policy, rows_of(2, 4, 16, 300))
+        setup = Setup(element=dtype.itemsize, base=float(dtype.itemsize), lora=8, targets=targets)
+        model, rows = measured(policy.model), 8 * 300
+        said = estimate(model, setup, work)
+        told = said.update["activations"] + 4 * min(rows, chunk_of(vocabulary, rows)) * vocabulary
+        assert told == pytest.approx(kept, rel=0.06)
+        trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+        assert said.held["optimizer"] == 8 * trained and said.update["gradients"] == 4 * trained, "never narrow"
+        there, _ = of_update(policy, rows_of(2, 4, 16, 300), 8, False)
+        assert there.held["weights"] == said.held["weights"] == dtype.itemsize * model.parameters + 4 * trained
+        assert there.update["activations"] == said.update["activations"]
+
+
+# Both keep what the account of Llama's and Qwen's layers knows, with MLPs of another kind.
+@pytest.mark.parametrize(
+    ("kind", "more", "mlp", "near"),
+    [
+        ("starcoder2", {}, (384, 2, 2), 0.1),
+        ("phi3", {}, (384, 3, 4), 0.03),
+        ("gemma", {}, (384, 3, 4), 0.03),
+        ("mixtral", {"num_local_experts": 4}, (768, 3, 4), 0.1),
+        ("qwen3_moe", {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96}, (192, 3, 4), 0.13),
+        ("gpt2", {"attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}, (384, 2, 5), 0.08),
+    ],
+)
+def test_the_mlp_of_other_models_is_read_from_their_modules(
+    kind: str, more: dict[str, float], mlp: tuple[int, ...], near: float
+) -> None:
+    sizes = {
+        "vocab_size": 3000, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    llama = {"num_key_value_heads": 2, "head_dim": 24, "intermediate_size": 384}
+    config = AutoConfig.for_model(kind, **sizes, **(llama if kind != "gpt2" else {}), **more)
+    policy = LMPolicy(AutoModelForCausalLM.from_config(config).train())
+    kept = held_by_autograd(policy, rows_of(2, 4, 16, 300))
+    model = measured(policy.model)
+    assert tuple(model.mlp) == mlp
+    said = estimate(model, Setup(), Work(rows=8, group=4, prompt=16, response=300)).update["activations"]
+    assert said + 4 * min(2400, chunk_of(3000, 2400)) * 3000 == pytest.approx(kept, rel=near)
 
 
 def test_an_update_of_a_policy_that_is_there() -> None:

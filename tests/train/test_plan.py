@@ -173,7 +173,7 @@ def test_another_architecture(tmp_path: Path) -> None:
     config = {"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 50, "n_positions": 64}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     found = footprint(str(tmp_path))
-    assert (found.layers, found.hidden, found.query, found.inner, found.matrices) == (3, 32, 32, 128, 2)
+    assert (found.layers, found.hidden, found.query, *found.mlp) == (3, 32, 32, 128, 2, 5)
     assert found.context == 64
 
 
@@ -312,7 +312,7 @@ def test_assumed_gpus() -> None:
     assert assumed("8x80GiB") == Hardware(gpus=8, memory=80 * 2**30, assumed=True)
     assert assumed("24GB") == Hardware(gpus=1, memory=24 * 10**9, assumed=True)
     assert assumed("2x1.5gib").memory == 3 * 2**29
-    for text in ("eight", "0x80GiB", "8x", "8x80", "x80GiB"):
+    for text in ("eight", "0x80GiB", "8x", "8x80", "x80GiB", "1x0GiB", "1x1GiB"):
         with pytest.raises(InputError, match="COUNTxMEMORY"):
             assumed(text)
     two = assumed("2x80GiB")
