@@ -29,17 +29,16 @@ class Dry:
 
 
 def dry_run(resolved: Resolved, task: Any, dry: Dry) -> None:
-    """Print the plan. InputError with what would make it fit, after it is printed, where it does not fit.
-
-    Before it is printed, InputError where a reward function does not go with the data.
-    """
+    """Print the plan. InputError for what no run does, and, after it is printed, for a plan that does not fit."""
     from rekindle.train.fits import refusal
     from rekindle.train.hardware import assumed
     from rekindle.train.plan import planned
+    from rekindle.train.refusals import check_run
     from rekindle.train.source import data_rewards
 
     data_rewards(resolved.config, task)  # what a run would be refused for
     plan = planned(resolved, task, None if dry.gpus is None else assumed(dry.gpus))
+    check_run(plan.resolved, task, here=dry.gpus is None)
     for note in plan.resolved.notes[len(resolved.notes) :]:
         say(f"note: {note}")
     refused, speed = refusal(plan), speed_of(plan, task, dry)

@@ -32,8 +32,6 @@ def start_model(config: RunConfig, task: Task) -> Loaded:
     lora = config.lora
     if lora.rank:
         need_peft()
-    elif lora.quantize != "none" and not trains_adapter(config):
-        raise InputError(f"lora.quantize={lora.quantize} freezes the weights, and nothing would train: add --lora RANK")
     loaded = load_model(
         config.model,
         task_name=task.name,

@@ -23,6 +23,7 @@ from rekindle.core.ranks import Alone, Ranks, Together, squares
 from rekindle.errors import EngineDead, GuardStop, InputError
 from rekindle.tokens.loader import resolve_device
 
+ONE_RANK = "shard=full shares the weights among ranks, and there is one: add --ranks N, or drop it"
 T = TypeVar("T")
 
 BUCKET = 2**25
@@ -164,7 +165,7 @@ def joined(count: int, device: str, sharded: bool) -> Iterator[Together]:
                 f"`torchrun --nproc-per-node {count}` or by accelerate"
             )
         if sharded:
-            raise InputError("shard=full shares the weights among ranks, and there is one: add --ranks N, or drop it")
+            raise InputError(ONE_RANK)
         yield Alone()
         return
     mine = not dist.is_initialized()

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
 
 from rekindle.errors import InputError
 from rekindle.tokens.labels import Label
-from rekindle.tokens.loader import Loaded, context_length
+from rekindle.tokens.loader import Loaded, context_length, resolve_device
+from rekindle.tokens.quantized import quantization
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.lazy import Streamed, looked_at
 from rekindle.train.config import Resolved
 from rekindle.train.fleets import check_fleet
 from rekindle.train.opened import trains_adapter
-from rekindle.train.settings import parts
+from rekindle.train.ranks import ONE_RANK
+from rekindle.train.settings import RunConfig, parts
+from rekindle.train.shard import ADAPTER_IN_SHARES
 
 
-def check_run(resolved: Resolved, task: Task) -> None:
-    """InputError for what the method cannot do with the data, the rewards or the number format."""
+def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
+    """InputError for what cannot work with the data, the rewards, the number format or adapters.
+
+    here: the run is one of this machine; else what its hardware must have is not looked at.
+    """
     config = resolved.config
     check_fleet(config, resolved.record)
+    check_adapters(config, here)
+    if config.chat_template is not None and not Path(config.chat_template).expanduser().is_file():
+        raise InputError(f"chat_template '{config.chat_template}' cannot be read (no such file): name a Jinja file")
     if config.dtype == "bfloat16" and not trains_adapter(config):  # adapters stay in float32
         raise InputError(
             "weights in bfloat16 lose every update below a bf16 step: set dtype=float32, and precision=bf16 for speed"
@@ -42,6 +54,19 @@ def check_run(resolved: Resolved, task: Task) -> None:
             check_columns(config.method, part.example_columns, task)
     if config.evaluate.every:
         check_labels(task)
+
+
+def check_adapters(config: RunConfig, here: bool) -> None:
+    """InputError where weights in shares or in few bits do not go with what trains. here: as `check_run`."""
+    quantize = config.lora.quantize
+    if config.shard == "full" and config.ranks == 1:
+        raise InputError(ONE_RANK)
+    if config.shard == "full" and trains_adapter(config):
+        raise InputError(ADAPTER_IN_SHARES)
+    if quantize != "none" and not trains_adapter(config):
+        raise InputError(f"lora.quantize={quantize} freezes the weights, and nothing would train: add --lora RANK")
+    if here:
+        quantization(quantize, resolve_device(config.device), torch.float32)
 
 
 @runtime_checkable

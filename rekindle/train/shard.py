@@ -26,6 +26,8 @@ from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Clocked, Sampler, Sampling
 
+ADAPTER_IN_SHARES = "shard=full shares all weights, and of this model an adapter trains alone: set shard=none"
+
 
 class Scored(nn.Module):
     """The root of the shares: while `forward` runs, what its modules hold outside of the layers is whole."""
@@ -133,7 +135,7 @@ class Copy:
 def copied(model: nn.Module) -> Copy:
     """The copy of a model, to be made before it is cut. InputError for a model with an adapter."""
     if isinstance(model, Wrapper):
-        raise InputError("shard=full shares all weights, and of this model an adapter trains alone: set shard=none")
+        raise InputError(ADAPTER_IN_SHARES)
     twin = copy.deepcopy(model)
     for parameter in twin.parameters():
         parameter.requires_grad_(False)
