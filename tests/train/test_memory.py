@@ -28,7 +28,7 @@ from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import PromptRows
 from rekindle.tokens.scores import chunk_of
 from rekindle.train.account import estimate, gib
-from rekindle.train.footprint import measured
+from rekindle.train.footprint import Unmeasured, measured
 from rekindle.train.memory import memory_told, of_update
 from rekindle.train.workload import Setup, Work
 from tests.tiny_models import build
@@ -207,6 +207,17 @@ def test_what_to_lower(micro_batch: int, checkpointing: bool, remedy: str) -> No
         fail(NO_MEMORY)
     text = str(stopped.value)
     assert remedy in text and f"descent.micro_batch={micro_batch}" in text and "about" in text and "MiB" in text
+
+
+def test_a_model_whose_memory_is_not_known_gets_the_setting_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_model: object) -> None:
+        raise Unmeasured("of no known kind")
+
+    monkeypatch.setattr("rekindle.train.memory.measured", unknown)
+    policy = LMPolicy(build("llama"))
+    said = r"descent\.micro_batch=8: set descent\.micro_batch=4 or"
+    with pytest.raises(GuardStop, match=said), memory_told(policy, make(), 8, False):
+        fail(NO_MEMORY)
 
 
 def test_other_errors_pass() -> None:

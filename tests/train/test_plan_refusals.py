@@ -19,7 +19,7 @@ from rekindle.train.footprint import Unmeasured, adapter_rank, footprint, place
 from rekindle.train.hardware import Hardware, assumed
 from rekindle.train.plan import Plan, planned
 from rekindle.train.refusals import check_run
-from rekindle.train.start import Asked, prepare
+from rekindle.train.start import Asked, launch, prepare
 from tests.train.test_plan import models, plan_of, reduce_once
 
 __all__ = ["models"]
@@ -147,6 +147,15 @@ def test_a_model_without_attention_cannot_be_planned_and_may_train(
     resolved, _ = prepare(Asked("grpo", {"model": str(tmp_path)}))
     note = refuse_hopeless(resolved, reduce_once())
     assert note is not None and note.startswith("whether this machine has the memory was not checked: the memory of")
+
+
+def test_the_run_says_what_was_not_checked_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("rekindle.train.start.refuse_hopeless", lambda _resolved, _task: "nothing was checked")
+    given = {"task": "digit_sum", "steps": 1, "rollout.prompts": 2, "rollout.group": 2, "out": str(tmp_path / "run")}
+    heard: list[Any] = []
+    launch(*prepare(Asked("grpo", given)), resume=False, heard=heard.append)
+    assert {"kind": "note", "step": 0, "text": "nothing was checked"} in heard
+    assert any(record["kind"] == "step" for record in heard)
 
 
 def test_layers_with_widths_of_their_own(tmp_path: Path) -> None:
