@@ -31,6 +31,8 @@ BUCKET = 2**25
 PATIENCE = timedelta(hours=2)  # for a rank that is alive and busy; a dead one is noticed at once
 MEETING = "REKINDLE_MEETING"
 """Environment of a rank that `rekindle train --ranks` started: the file in which all of them find each other."""
+GONE = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL error", "NCCL communicator")
+"""What torch says where the other end of a message is gone, in errors that have no class of their own."""
 _SET = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -104,10 +106,27 @@ def lost(index: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLost(
-            f"rank {index} lost the other ranks ({str(error).splitlines()[0][:120]}): one of them has ended, see what "
-            "it said; the same command with --resume goes on from the last checkpoint"
-        ) from None
+        raise _alone(index, error) from None
+
+
+@contextmanager
+def noticed(ranks: Ranks) -> Iterator[None]:
+    """Turns what torch says of a rank that is gone into `RankLost` wherever it is said: shares gather themselves."""
+    try:
+        yield
+    except RuntimeError as error:
+        foreseen = isinstance(error, GuardStop | EngineDead)
+        gone = isinstance(error, dist.DistError) or any(words in str(error) for words in GONE)
+        if ranks.count == 1 or foreseen or not gone:
+            raise
+        raise _alone(ranks.index, error) from None
+
+
+def _alone(index: int, error: RuntimeError) -> RankLost:
+    return RankLost(
+        f"rank {index} lost the other ranks ({str(error).splitlines()[0][:120]}): one of them has ended, see what "
+        "it said; the same command with --resume goes on from the last checkpoint"
+    )
 
 
 def agreed(ranks: Ranks, work: Callable[[], T]) -> list[T]:

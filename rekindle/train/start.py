@@ -28,7 +28,7 @@ from rekindle.train.fits import refuse_hopeless
 from rekindle.train.launch import placed
 from rekindle.train.loop import Folder, Listener, finish, train
 from rekindle.train.plan import refuse_changes
-from rekindle.train.ranks import agreed, device_of, joined, place
+from rekindle.train.ranks import agreed, device_of, joined, noticed, place
 from rekindle.train.run import Run
 from rekindle.train.sinks import open_sinks
 from rekindle.train.source import data_inputs, source_task
@@ -99,7 +99,7 @@ def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> 
     if unknown is not None and (here is None or not here.index):
         heard({"kind": "note", "step": 0, "text": unknown})
     device = device_of(config.device, here)
-    with joined(config.ranks, device, config.shard == "full") as ranks:
+    with joined(config.ranks, device, config.shard == "full") as ranks, noticed(ranks):
         return take_part(resolved, task, ranks, device, resume, heard if ranks.index == 0 else lambda record: None)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from rekindle.core.random import pack_key
@@ -25,7 +26,7 @@ from rekindle.tokens.sampling.base import Sampler, Sampling
 from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.train.events import Log, NoLog
 from rekindle.train.launch import as_rank, cause, follow, last_words, placed, speaks
-from rekindle.train.ranks import Place, Processes, RankLost, agreed, buckets, device_of, joined, lost, place
+from rekindle.train.ranks import Place, Processes, RankLost, agreed, buckets, device_of, joined, lost, noticed, place
 from rekindle.train.shared_sampler import LeaderSampler, SharedSampler, share
 from rekindle.train.start import Asked, prepare
 from rekindle.train.together import refuse_drift, refuse_unlike, shared_columns
@@ -227,6 +228,23 @@ def test_ranks_need_processes_and_shares_need_ranks() -> None:
             pass
     with pytest.raises(RankLost, match=r"rank 3 lost the other ranks \(connection closed\)"), lost(3):
         raise RuntimeError("connection closed\nby a peer")
+
+
+def test_what_torch_says_of_a_rank_that_is_gone_is_a_lost_rank_wherever_it_is_said() -> None:
+    gone = (
+        RuntimeError("[/torch/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:44957"),
+        RuntimeError("Connection reset by peer"),
+        dist.DistBackendError("NCCL communicator was aborted on rank 0"),
+    )
+    for error in gone:
+        with pytest.raises(RankLost, match="rank 1 lost the other ranks"), noticed(Processes(1, 2)):
+            raise error
+    own = (RuntimeError("shapes differ"), GuardStop("NCCL error seen"), EngineDead("Connection closed by peer"))
+    for ranks, others in ((Processes(1, 2), own), (Alone(), gone)):
+        for error in others:
+            with pytest.raises(RuntimeError) as kept, noticed(ranks):
+                raise error
+            assert kept.value is error
 
 
 def asked(*sets: str, **flags: Any) -> Any:

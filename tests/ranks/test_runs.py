@@ -38,6 +38,7 @@ INTERRUPTIBLE += "from rekindle.cli.main import main; main()"
 """A shell starts what runs in its background deaf to interrupts."""
 STOPPER = """
 import os
+import signal
 from dataclasses import dataclass
 from rekindle.errors import GuardStop
 from rekindle.methods import grpo
@@ -46,14 +47,20 @@ from rekindle.methods import grpo
 class Stops:
     kind: str = "guard"
     def __call__(self, run, update):
-        if run.step_index == 1 and os.environ.get("RANK") == "1":
-            raise GuardStop("rank 1 has seen enough") if self.kind == "guard" else ZeroDivisionError("a bug")
+        if run.step_index != 1 or os.environ.get("RANK") != "1":
+            return
+        if self.kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise GuardStop("rank 1 has seen enough") if self.kind == "guard" else ZeroDivisionError("a bug")
 
 def guard():
     return grpo.method().replace(after=(Stops(),))
 
 def bug():
     return grpo.method().replace(after=(Stops("bug"),))
+
+def killed():
+    return grpo.method().replace(after=(Stops("killed"),))
 """
 
 
@@ -154,16 +161,25 @@ def test_a_killed_rank_ends_all_and_one_rank_goes_on(alone: Path, tmp_path: Path
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(("kind", "code"), [("guard", 3), ("bug", 1)])
-def test_an_error_of_one_rank_ends_all_with_its_words(tmp_path: Path, kind: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("shard", "kind", "code"),
+    [("none", "guard", 3), ("none", "bug", 1), ("full", "guard", 3), ("full", "bug", 1), ("full", "killed", 4)],
+)
+def test_what_ends_one_rank_amid_updates_ends_all_and_is_said_once(
+    tmp_path: Path, shard: str, kind: str, code: int
+) -> None:
     own = tmp_path / "own.py"
     own.write_text(STOPPER)
-    got, _, err = finished(started(command(tmp_path / "run", "--ranks", "2", method=f"{own}:{kind}")))
+    words = command(tmp_path / "run", "--ranks", "2", "--shard", shard, method=f"{own}:{kind}")
+    got, _, err = finished(started(words))
     assert got == code, err
     if kind == "guard":
         assert err.strip().splitlines() == ["rekindle: rank 1 has seen enough"]
+    elif kind == "killed":
+        assert "rekindle: rank 1 was killed (SIGKILL)" in err and "Traceback" not in err
     else:
         assert "ZeroDivisionError: a bug" in err and "rank 1 ended with exit code 1" in err
+        assert err.count("Traceback") == 1, "of the rank that has the bug"
     assert len(checkpoints(tmp_path / "run" / "checkpoints")) == 1, "of the step before"
 
 
