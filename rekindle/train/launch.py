@@ -144,12 +144,13 @@ def threads_of(ranks: int) -> Iterator[None]:
 def settled(crew: Sequence[subprocess.Popen[bytes]], folder: Path) -> list[int]:
     """The exit codes as the ranks ended by themselves; 0 for one that had to be stopped because of another.
 
-    Where those that ended only say that they lost another, that one is waited for longer: it knows why.
+    Where all that ended say that they lost another, that one is waited for longer: it knows why.
     """
     if not any(rank.poll() for rank in crew):
         return [0] * len(crew)
     wait(crew, GRACE)
-    if all(kind == RankLost.__name__ for kind, _ in last_words(folder).values()):
+    words = last_words(folder)
+    if all(words.get(index, ("", ""))[0] == RankLost.__name__ for index, rank in enumerate(crew) if rank.poll()):
         wait(crew, 10 * GRACE)
     codes = [rank.poll() or 0 for rank in crew]
     end(crew, (signal.SIGTERM, signal.SIGKILL))

@@ -7,6 +7,9 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,9 @@ from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
 from rekindle.tokens.sampling.local import LocalSampler
+from rekindle.train import launch
 from rekindle.train.events import Log, NoLog
-from rekindle.train.launch import as_rank, cause, follow, last_words, placed, speaks
+from rekindle.train.launch import as_rank, cause, follow, last_words, placed, settled, speaks
 from rekindle.train.ranks import Place, Processes, RankLost, agreed, buckets, device_of, joined, lost, noticed, place
 from rekindle.train.shared_sampler import LeaderSampler, SharedSampler, share
 from rekindle.train.start import Asked, prepare
@@ -281,6 +285,43 @@ def test_the_first_cause_is_told() -> None:
     killed = cause([1, -9], {0: lost_})
     assert type(killed) is EngineDead and "rank 1 was killed (SIGKILL)" in str(killed) and "--resume" in str(killed)
     assert isinstance(cause([0, 1], {}), SystemExit) and isinstance(cause([1, 0], {0: lost_}), RankLost)
+
+
+def sleepers(count: int) -> list[subprocess.Popen[bytes]]:
+    """Ranks that are busy and exchange nothing."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    return [subprocess.Popen(sleep, start_new_session=True) for _ in range(count)]
+
+
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that `settled` is ready to wait, in turn; none passes while a rank sleeps."""
+    asked: list[float] = []
+    monkeypatch.setattr(launch, "wait", lambda crew, seconds: asked.append(seconds))
+    return asked
+
+
+def test_the_others_get_long_only_where_all_that_ended_lost_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, long in (None, 0), ("GuardStop", 0), ("RankLost", 1):
+        crew, asked, folder = sleepers(2), waits(monkeypatch), tmp_path / str(kind)
+        folder.mkdir()
+        crew[1].kill()
+        crew[1].wait()
+        if kind is not None:
+            (folder / "rank-0001.json").write_text(json.dumps([kind, "its words"]))
+        assert settled(crew, folder) == [0, -signal.SIGKILL]
+        assert asked.count(10 * launch.GRACE) == long, kind
+        crew[0].wait()  # it was stopped
+
+
+def test_a_killed_rank_is_noticed_soon_while_the_others_are_busy(tmp_path: Path) -> None:
+    crew, began = sleepers(2), time.monotonic()
+    crew[1].kill()
+    crew[1].wait()
+    codes = settled(crew, tmp_path)
+    assert time.monotonic() - began < 10 * launch.GRACE, "not the time that only a lost rank's witness gets"
+    assert "rank 1 was killed (SIGKILL)" in str(cause(codes, {})) and crew[0].poll() == -signal.SIGTERM
 
 
 def test_a_rank_leaves_its_last_sentence_for_who_watches_it(tmp_path: Path) -> None:
