@@ -42,7 +42,7 @@ def train(
         "out": None if out is None else str(out),
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    resolved, found = prepare(Asked(method, {**given, **(options or {})}))
+    resolved, found = prepare(Asked(method, {**given, **(options or {})}), resume)
     return launch(resolved, found, resume=resume, heard=heard or (lambda record: None)).root
 
 

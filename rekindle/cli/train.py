@@ -130,10 +130,10 @@ def told(asked: Asked, *, resume: bool, dry: Dry | None, words: Sequence[str]) -
     from rekindle.train.launch import speaks
     from rekindle.train.start import prepare, run_folder
 
-    resolved, task = prepare(asked)
+    resolved, task = prepare(asked, resume)
     folder = run_folder(resolved)
     if resume and asked.toml is None and folder.config.is_file():
-        resolved, task = prepare(replace(asked, toml=runfile.read(folder.config)))
+        resolved, task = prepare(replace(asked, toml=runfile.read(folder.config)), resume)
     for note in resolved.notes if speaks() else ():
         say(f"note: {note}")
     if dry is not None:

@@ -32,6 +32,8 @@ TOLD, PARENT = "REKINDLE_TOLD", "REKINDLE_PARENT"
 ENDS: Mapping[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, GuardStop, EngineDead, RankLost)}
 GRACE = 3.0
 """Seconds that the other ranks have to end by themselves, and again after they were asked to."""
+UNSAID = ("default", "method", "profile")
+"""Origins of options that the user did not choose."""
 
 
 def placed(resolved: Resolved, here: Place | None, recorded: bool = False) -> Resolved:
@@ -52,15 +54,30 @@ def placed(resolved: Resolved, here: Place | None, recorded: bool = False) -> Re
     for path, (value, most, who) in pieces(config, record).items():
         if most >= value:
             continue
-        if recorded or origin[path] not in ("default", "method", "profile"):
+        if recorded or origin[path] not in UNSAID:
             notes.append(f"{path}={value} leaves some of the {who} without work: {most} would not")
             continue
-        ours = path in config.flat()
-        config = options.override(config, path, most) if ours else config
-        record = record if ours else options.override(record, path, most)
+        config, record = _with(config, record, path, most)
         origin[path] = "ranks"
         notes.append(f"{path}={most} instead of {value}, so that each of {who} has work; one process, so set, agrees")
     return replace(resolved, config=config, record=record, origin=origin, notes=tuple(notes))
+
+
+def kept(resolved: Resolved, recorded: Mapping[str, Any]) -> Resolved:
+    """The resolved run that goes on: its work is cut as `recorded`, where the user does not say how."""
+    config, record, origin = resolved.config, resolved.record, dict(resolved.origin)
+    for path, value in resolved.options.items():
+        cuts = path == "rollout.block" or path.endswith("descent.micro_batch")
+        if cuts and origin[path] in UNSAID and recorded.get(path, value) != value:
+            config, record = _with(config, record, path, recorded[path])
+            origin[path] = "run.toml"
+    return replace(resolved, config=config, record=record, origin=origin)
+
+
+def _with(config: RunConfig, record: Any, path: str, value: Any) -> tuple[RunConfig, Any]:
+    if path in config.flat():
+        return options.override(config, path, value), record
+    return config, options.override(record, path, value)
 
 
 def pieces(config: RunConfig, record: Any) -> dict[str, tuple[int, int, str]]:

@@ -25,7 +25,7 @@ from rekindle.train.config import RECORDED, Resolved, resolve
 from rekindle.train.events import EventLog, Log, NoLog
 from rekindle.train.find import find_method, make_method
 from rekindle.train.fits import refuse_hopeless
-from rekindle.train.launch import placed
+from rekindle.train.launch import kept, placed
 from rekindle.train.loop import Folder, Listener, finish, train
 from rekindle.train.plan import refuse_changes
 from rekindle.train.ranks import agreed, device_of, joined, noticed, place
@@ -44,8 +44,11 @@ class Asked:
     toml: Mapping[str, Any] | None = None
 
 
-def prepare(asked: Asked) -> tuple[Resolved, Task]:
-    """The resolved run and its task; InputError, one sentence, for anything that cannot work."""
+def prepare(asked: Asked, resume: bool = False) -> tuple[Resolved, Task]:
+    """The resolved run and its task; InputError, one sentence, for anything that cannot work.
+
+    resume: where its folder holds a run, that run's work stays cut as it is, however many ranks share it now.
+    """
     found = find_method(asked.method)
     record = make_method(found)
     task = source_task(asked.toml, asked.sets, asked.flags)
@@ -58,8 +61,16 @@ def prepare(asked: Asked) -> tuple[Resolved, Task]:
         sets=asked.sets,
         flags=asked.flags,
     )
-    resolved = placed(resolved, place(), recorded=RECORDED in (asked.toml or {}))
+    file, recorded = run_folder(resolved).config, RECORDED in (asked.toml or {})
+    if resume and file.is_file():
+        resolved, recorded = kept(resolved, written(file).options), True
+    resolved = placed(resolved, place(), recorded)
     return resolved, chosen(resolved, task)
+
+
+def written(file: Path) -> runfile.Saved:
+    """What the run.toml of a run folder records."""
+    return runfile.from_toml(file.read_text(encoding="utf-8"), str(file))
 
 
 def run_folder(resolved: Resolved) -> Folder:
@@ -80,7 +91,7 @@ def claim(folder: Folder, resolved: Resolved, resume: bool) -> Path | None:
         return None
     if not resume:
         raise InputError(f"the folder {folder.root} holds a run: add --resume to go on with it, or give another --out")
-    saved = runfile.from_toml(folder.config.read_text(encoding="utf-8"), str(folder.config))
+    saved = written(folder.config)
     refuse_changes(saved.options, resolved.options)
     other = [file for file, digest in inputs(resolved).items() if saved.inputs.get(file, digest) != digest]
     if other:

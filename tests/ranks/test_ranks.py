@@ -27,12 +27,14 @@ from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
 from rekindle.tokens.sampling.local import LocalSampler
-from rekindle.train import launch
+from rekindle.train import launch, runfile
+from rekindle.train.config import Resolved
 from rekindle.train.events import Log, NoLog
 from rekindle.train.launch import as_rank, cause, follow, last_words, placed, settled, speaks
+from rekindle.train.loop import Folder
 from rekindle.train.ranks import Place, Processes, RankLost, agreed, buckets, device_of, joined, lost, noticed, place
 from rekindle.train.shared_sampler import LeaderSampler, SharedSampler, share
-from rekindle.train.start import Asked, prepare
+from rekindle.train.start import Asked, claim, prepare
 from rekindle.train.together import refuse_drift, refuse_unlike, shared_columns
 from tests.batches import make_batch
 from tests.methods.stage import staged
@@ -268,6 +270,21 @@ def test_pieces_are_made_small_enough_for_the_ranks_and_it_is_said() -> None:
     assert alone.config.rollout.block == 8 and not alone.notes
     recorded = placed(replace(alone, config=replace(alone.config, ranks=4)), None, recorded=True)
     assert recorded.options == alone.options | {"ranks": 4}
+
+
+def test_a_run_that_goes_on_stays_cut_as_it_was_whatever_the_number_of_ranks(tmp_path: Path) -> None:
+    def going_on(ranks: int, *sets: str) -> Resolved:
+        return prepare(Asked("grpo", {"task": "digit_sum", "out": str(tmp_path), "ranks": ranks}, sets), resume=True)[0]
+
+    for began, now in (1, 4), (4, 1), (4, 2):
+        assert asked(ranks=began).config.rollout.block != asked(ranks=now).config.rollout.block
+        (tmp_path / "run.toml").write_text(runfile.to_toml(asked(ranks=began, out=str(tmp_path))))
+        claim(Folder(tmp_path), going_on(now), resume=True)
+        with pytest.raises(InputError, match=r"changed options: rollout\.block \(\d -> 3\)"):
+            claim(Folder(tmp_path), going_on(now, "rollout.block=3"), resume=True)
+    assert not [note for note in going_on(1).notes if "instead of" in note]
+    (tmp_path / "run.toml").unlink()
+    assert going_on(4).options == asked(ranks=4, out=str(tmp_path)).options, "nothing has begun there"
 
 
 def test_the_launcher_decides_how_many_ranks_there_are() -> None:

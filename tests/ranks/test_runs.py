@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,12 @@ def after_first_checkpoint(process: subprocess.Popen[str], out: Path) -> None:
     while not checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None and checkpoints(out / "checkpoints")
+
+
+def forget_last(out: Path) -> None:
+    """Take the last checkpoint and the final model from a finished run."""
+    for folder in (checkpoints(out / "checkpoints")[-1], out / "final"):
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +240,27 @@ def test_weights_in_shares_train_the_same_model_and_resume(alone: Path, tmp_path
         load_file(checkpoints(f / "checkpoints")[-1] / "state/optimizer.safetensors") for f in (out, alone)
     )
     assert {n: v.shape for n, v in state.items()} == {n: v.shape for n, v in theirs.items()}
-    last = checkpoints(out / "checkpoints")[-1]
-    for folder in (last, out / "final"):
-        subprocess.run(["rm", "-r", str(folder)], check=True)
+    forget_last(out)
     code, _, err = finished(started(command(out, "--ranks", "3", "--shard", "full", "--resume")))
     assert code == 0, err
     assert far(alone, out) < 1e-4
+
+
+@pytest.mark.heavy
+def test_a_run_goes_on_with_more_and_with_fewer_ranks_though_nobody_said_how_its_work_is_cut(tmp_path: Path) -> None:
+    out, toml = tmp_path / "run", tmp_path / "my.toml"
+    small = {"rollout.prompts": 8, "rollout.group": 2, "rollout.max_tokens": 8, "evaluate.every": 0}
+    given = {**small, "evaluate.baseline": False, "checkpoint.every": 1}
+    toml.write_text(
+        "\n".join(f"{path} = {json.dumps(value)}" for path, value in {**given, "task": "digit_sum"}.items())
+    )
+    train("grpo", task="digit_sum", steps=2, out=out, options=given)
+    forget_last(out)
+    words = ["train", "grpo", "--config", str(toml), "--steps", "2", "--out", str(out), "--ranks", "2"]
+    code, _, err = finished(started([*words, "--resume"]))
+    assert code == 0, err
+    fresh = str(tmp_path / "fresh")
+    code, _, err = finished(started([fresh if word == str(out) else word for word in words]))
+    assert code == 0 and "so that each of 2 ranks has work" in err, err
+    forget_last(tmp_path / "fresh")
+    train("grpo", task="digit_sum", steps=2, out=fresh, options=given, resume=True)
