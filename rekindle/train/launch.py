@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 
-from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.errors import EngineDead, InputError
 from rekindle.train import options
 from rekindle.train.config import Resolved
-from rekindle.train.ranks import MEETING, Place, RankLost, place
+from rekindle.train.ranks import FORESEEN, MEETING, Place, RankLost, kind_of, place
 from rekindle.train.settings import RunConfig
 
 TOLD, PARENT = "REKINDLE_TOLD", "REKINDLE_PARENT"
 """Environment of a rank that `lead` started: the folder for its last sentence, and the process that watches it."""
-ENDS: Mapping[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, GuardStop, EngineDead, RankLost)}
+ENDS: Mapping[str, type[Exception]] = {kind.__name__: kind for kind in FORESEEN}
 GRACE = 3.0
 """Seconds that the other ranks have to end by themselves, and again after they were asked to."""
 UNSAID = ("default", "method", "profile")
@@ -225,10 +225,10 @@ def as_rank(index: int, environment: Mapping[str, str] = os.environ) -> Iterator
     threading.Thread(target=follow, args=(int(parent),), daemon=True).start()
     try:
         yield
-    except tuple(ENDS.values()) as error:
+    except FORESEEN as error:
         file = Path(folder, f"rank-{index:04d}.json")
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps([type(error).__name__, str(error)]), encoding="utf-8")
+        partial.write_text(json.dumps([kind_of(error).__name__, str(error)]), encoding="utf-8")
         partial.rename(file)
         raise SystemExit(1) from None
 

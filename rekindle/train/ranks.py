@@ -40,6 +40,14 @@ class RankLost(EngineDead):
     """Another rank is gone: what ended it is said there."""
 
 
+FORESEEN: tuple[type[Exception], ...] = (RankLost, EngineDead, GuardStop, InputError)
+
+
+def kind_of(error: Exception) -> type[Exception]:
+    """The foreseen kind that an error is, or is derived from: another process need not know a class of the user's."""
+    return next(kind for kind in FORESEEN if isinstance(error, kind))
+
+
 @dataclass(frozen=True)
 class Place:
     """Which rank this process was started as: index of `count`, `local` on its machine."""
@@ -115,7 +123,7 @@ def noticed(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        foreseen = isinstance(error, GuardStop | EngineDead)
+        foreseen = isinstance(error, FORESEEN)
         gone = isinstance(error, dist.DistError) or any(words in str(error) for words in GONE)
         if ranks.count == 1 or foreseen or not gone:
             raise
@@ -137,8 +145,8 @@ def agreed(ranks: Ranks, work: Callable[[], T]) -> list[T]:
     value: T | None = None
     try:
         value = work()
-    except (InputError, GuardStop, EngineDead) as error:
-        failure = (type(error), str(error))
+    except FORESEEN as error:
+        failure = (kind_of(error), str(error))
     told: list[Any] = ranks.exchange((value, failure))
     for _, failed in told:
         if failed is not None:

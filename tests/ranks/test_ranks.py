@@ -32,7 +32,19 @@ from rekindle.train.config import Resolved
 from rekindle.train.events import Log, NoLog
 from rekindle.train.launch import as_rank, cause, follow, last_words, placed, settled, speaks
 from rekindle.train.loop import Folder
-from rekindle.train.ranks import Place, Processes, RankLost, agreed, buckets, device_of, joined, lost, noticed, place
+from rekindle.train.ranks import (
+    Place,
+    Processes,
+    RankLost,
+    agreed,
+    buckets,
+    device_of,
+    joined,
+    kind_of,
+    lost,
+    noticed,
+    place,
+)
 from rekindle.train.shared_sampler import LeaderSampler, SharedSampler, share
 from rekindle.train.start import Asked, claim, prepare
 from rekindle.train.together import refuse_drift, refuse_unlike, shared_columns
@@ -150,11 +162,16 @@ def test_a_leader_draws_for_all_and_its_failures_are_those_of_all() -> None:
     assert len(set(together(2, fail))) == 1
 
 
-@pytest.mark.parametrize("kind", [InputError, GuardStop, EngineDead])
+class OwnGuard(GuardStop):
+    """A user's own class, which the process that watches the ranks cannot know."""
+
+
+@pytest.mark.parametrize("kind", [InputError, GuardStop, EngineDead, OwnGuard])
 def test_a_foreseen_failure_of_one_rank_is_that_of_all(kind: type[Exception]) -> None:
     def work(rank: Member) -> None:
-        with pytest.raises(kind, match="rank 1 says so"):
+        with pytest.raises(kind_of(kind()), match="rank 1 says so") as failed:
             agreed(rank, lambda: fail(rank.index))
+        assert failed.type in (InputError, GuardStop, EngineDead)
 
     def fail(index: int) -> int:
         if index == 1:
@@ -347,6 +364,10 @@ def test_a_rank_leaves_its_last_sentence_for_who_watches_it(tmp_path: Path) -> N
         raise InputError("no such file: give another")
     assert last_words(tmp_path) == {1: ("InputError", "no such file: give another")}
     assert json.loads((tmp_path / "rank-0001.json").read_text())[0] == "InputError"
+    with pytest.raises(SystemExit), as_rank(0, told):
+        raise OwnGuard("enough")
+    assert last_words(tmp_path)[0] == ("GuardStop", "enough")
+    assert type(cause([1, 0], {0: last_words(tmp_path)[0]})) is GuardStop
     with pytest.raises(InputError), as_rank(1, {}):
         raise InputError("said by whoever runs it")
 
