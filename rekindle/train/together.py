@@ -65,13 +65,13 @@ def clip(parameters: Sequence[Tensor], limit: float) -> float:
 def refuse_drift(named: Sequence[tuple[str, Tensor]], step: int, index: int, norm: float, ranks: Together) -> None:
     """GuardStop naming a tensor that is not the same on all ranks after update `index` of `step`, or the gradient.
 
-    Compares the sums of `LOOKED_AT` tensors, of others at the next update. Weights in shares exist once and cannot
-    drift apart.
+    Compares the gradient's norm and the sums of `LOOKED_AT` tensors, of others at the next update; of weights in
+    shares, which exist once and cannot drift apart, the norm.
     """
-    if ranks.count == 1 or ranks.sharded:
+    if ranks.count == 1:
         return
-    first = (step + index) * LOOKED_AT
-    some = dict(named[(first + i) % len(named)] for i in range(min(LOOKED_AT, len(named))))
+    first, most = (step + index) * LOOKED_AT, 0 if ranks.sharded else LOOKED_AT
+    some = dict(named[(first + i) % len(named)] for i in range(min(most, len(named))))
     _compare({"gradient norm": norm} | _sums(some), f"after update {index} of step {step}", ranks)
 
 

@@ -202,8 +202,10 @@ def test_ranks_that_differ_are_stopped_with_the_tensor_named() -> None:
 
     with pytest.raises(GuardStop, match=r"after update 0 of step 1 the sum of 'layer\.5'"):
         together(2, lambda rank: drift(rank, 5))
-    with pytest.raises(GuardStop, match=r"'gradient norm' is 0\.0, 1\.0, 2\.0 on ranks 0 to 2"):
-        together(3, lambda rank: refuse_drift([], 0, 0, float(rank.index), rank))
+    for shares in (False, True):
+        with pytest.raises(GuardStop, match=r"'gradient norm' is 0\.0, 1\.0, 2\.0 on ranks 0 to 2"):
+            together(3, lambda rank: refuse_drift([], 0, 0, float(rank.index), rank), shares)
+    together(2, lambda rank: refuse_drift([("share", torch.ones(2) * rank.index)], 0, 0, 1.5, rank), sharded=True)
     together(2, lambda rank: refuse_drift([], 0, 0, math.nan, rank))
     batch = make_batch()
     together(2, lambda rank: refuse_unlike(batch, 0, rank))
