@@ -46,9 +46,8 @@ def placed(resolved: Resolved, here: Place | None, recorded: bool = False) -> Re
     count, origin = resolved.config.ranks, dict(resolved.origin)
     if here is not None and count != here.count:
         if origin["ranks"] in ("flag", "--set"):
-            raise InputError(
-                f"--ranks {count}, but {here.count} processes were started: drop --ranks, or start {count}"
-            )
+            some = "1 process was" if here.count == 1 else f"{here.count} processes were"
+            raise InputError(f"--ranks {count}, but {some} started: drop --ranks, or start {count}")
         count, origin["ranks"] = here.count, "launcher"
     config, record, notes = replace(resolved.config, ranks=count), resolved.record, list(resolved.notes)
     for path, (value, most, who) in pieces(config, record).items():

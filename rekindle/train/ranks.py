@@ -57,12 +57,18 @@ class Place:
     local: int
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """The rank that a launcher made this process; None where none did, or one of a single process."""
-    if any(name not in environment for name in _SET) or int(environment["WORLD_SIZE"]) < 2:
+def started(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """The rank that a launcher made this process, and be it the only one; None where none did."""
+    if any(name not in environment for name in _SET):
         return None
     index, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
     return Place(index, count, int(environment.get("LOCAL_RANK", index)))
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """The rank that a launcher made this process; None where none did, or one of a single process."""
+    here = started(environment)
+    return here if here is not None and here.count > 1 else None
 
 
 @dataclass(frozen=True)

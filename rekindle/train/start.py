@@ -28,7 +28,7 @@ from rekindle.train.fits import refuse_hopeless
 from rekindle.train.launch import kept, placed
 from rekindle.train.loop import Folder, Listener, finish, train
 from rekindle.train.plan import refuse_changes
-from rekindle.train.ranks import agreed, device_of, joined, noticed, place
+from rekindle.train.ranks import agreed, device_of, joined, noticed, place, started
 from rekindle.train.run import Run
 from rekindle.train.sinks import open_sinks
 from rekindle.train.source import data_inputs, source_task
@@ -64,7 +64,7 @@ def prepare(asked: Asked, resume: bool = False) -> tuple[Resolved, Task]:
     file, recorded = run_folder(resolved).config, RECORDED in (asked.toml or {})
     if resume and file.is_file():
         resolved, recorded = kept(resolved, written(file).options), True
-    resolved = placed(resolved, place(), recorded)
+    resolved = placed(resolved, started(), recorded)
     return resolved, chosen(resolved, task)
 
 

@@ -45,6 +45,7 @@ from rekindle.train.ranks import (
     noticed,
     place,
 )
+from rekindle.train.ranks import started as launched
 from rekindle.train.shared_sampler import LeaderSampler, SharedSampler, share
 from rekindle.train.start import Asked, claim, prepare
 from rekindle.train.together import refuse_drift, refuse_unlike, shared_columns
@@ -222,6 +223,7 @@ def test_a_launcher_says_which_rank_this_is() -> None:
         3, 4, 1
     )
     assert place({}) is None and place(environment(0, 1)) is None
+    assert launched({}) is None and launched(environment(0, 1)) == Place(0, 1, 0)
     assert speaks({}) and speaks(environment(0, 2)) and not speaks(environment(1, 2))
     assert not speaks(environment(0, 2) | {"REKINDLE_TOLD": "x"})
     assert device_of("cuda:1", None) == "cuda:1" and device_of("cpu", Place(0, 2, 0)) == "cpu"
@@ -312,6 +314,16 @@ def test_the_launcher_decides_how_many_ranks_there_are() -> None:
     with pytest.raises(InputError, match="--ranks 2, but 3 processes were started"):
         placed(asked(ranks=2), Place(1, 3, 1))
     assert placed(asked(ranks=3), Place(1, 3, 1)).origin["ranks"] == "flag"
+
+
+def test_a_launcher_of_one_process_is_not_contradicted_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(0, 1).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="--ranks 2, but 1 process was started: drop --ranks, or start 2"):
+        asked(ranks=2)
+    assert asked().config.ranks == 1 and asked(ranks=1).origin["ranks"] == "flag"
+    recorded = prepare(Asked("grpo", {"task": "digit_sum"}, toml={"ranks": 2}))[0]
+    assert recorded.config.ranks == 1 and recorded.origin["ranks"] == "launcher"
 
 
 def test_the_first_cause_is_told() -> None:
