@@ -38,6 +38,7 @@ from rekindle.train.corrected import cap_of
 from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
 from rekindle.train.quarantine import quarantine
+from rekindle.train.ranks import agreed
 from rekindle.train.settings import samples_per_prompt
 from rekindle.train.shard import Copy, ShardedPolicy
 from rekindle.train.together import Scores, clip, refuse_drift, refuse_unlike, shared_columns
@@ -181,7 +182,7 @@ class Run:
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         """One optimiser update. A loss or gradient that is not finite stops the run before it, the batch is kept."""
         began = time.perf_counter()
-        self.sampler.rest()
+        agreed(self.ranks, self.sampler.rest)
         descent, micro, ranks = method.descent, method.descent.micro_batch, self.ranks
         self.optimizer.zero_grad(set_to_none=True)
         with memory_told(self.policy, part, micro, self.resolved.config.checkpointing):

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from rekindle.core.random import pack_key
 from rekindle.core.ranks import Alone, Ranks, Together, in_order, shared, sum_gradients, turns
 from rekindle.core.types import ENTROPY_OLD, LOGP_OLD
 from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.methods import grpo
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
@@ -46,6 +48,7 @@ from rekindle.train.ranks import (
     place,
 )
 from rekindle.train.ranks import started as launched
+from rekindle.train.run import Run
 from rekindle.train.shared_sampler import LeaderSampler, SharedSampler, share
 from rekindle.train.start import Asked, claim, prepare
 from rekindle.train.together import refuse_drift, refuse_unlike, shared_columns
@@ -181,6 +184,20 @@ def test_a_foreseen_failure_of_one_rank_is_that_of_all(kind: type[Exception]) ->
 
     together(3, work)
     assert agreed(Alone(), lambda: 7) == [7] and together(2, lambda r: agreed(r, lambda: r.index)) == [[0, 1]] * 2
+
+
+def test_an_engine_that_dies_as_it_rests_before_an_update_ends_all_ranks_alike() -> None:
+    def rest(index: int) -> None:
+        if index == 1:
+            raise EngineDead("the engine of rank 1 does not rest")
+
+    def work(rank: Member) -> None:
+        run: Any = object.__new__(Run)  # of a run, what comes before the update
+        run.ranks, run.sampler = rank, SimpleNamespace(rest=lambda: rest(rank.index))
+        with pytest.raises(EngineDead, match="of rank 1 does not rest"):
+            run.descend(make_batch(), grpo.method(), 0)
+
+    together(2, work)
 
 
 def test_columns_by_ranks_are_bit_for_bit_those_of_one() -> None:
