@@ -164,7 +164,10 @@ def meeting(here: Place, environment: Mapping[str, str] = os.environ) -> dict[st
     """Where the ranks find each other: in a file where `rekindle train --ranks` started them, else at the address."""
     if MEETING not in environment:
         return {}
-    return {"init_method": f"file://{environment[MEETING]}", "rank": here.index, "world_size": here.count}
+    # No URL: a folder may be called `a#b`. torch documents the class there.
+    store = dist.FileStore(environment[MEETING], here.count)  # pyright: ignore[reportPrivateImportUsage]
+    store.set_timeout(PATIENCE)
+    return {"store": store, "rank": here.index, "world_size": here.count}
 
 
 def device_of(device: str, here: Place | None) -> str:

@@ -13,7 +13,7 @@ from rekindle.train.launch import environment
 
 def start(count: int, *arguments: str, **more: str) -> list[subprocess.Popen[str]]:
     """`python ARGUMENTS` in `count` processes that know each other; `more` goes into their environment."""
-    meeting = Path(tempfile.mkdtemp(prefix="rekindle-test-")) / "meeting"
+    meeting = Path(tempfile.mkdtemp(prefix="rekindle-?%20#-")) / "meeting"  # a name that no URL holds
     shared = environment(count, meeting) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()} | more
     return [
         subprocess.Popen(

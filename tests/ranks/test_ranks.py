@@ -35,6 +35,7 @@ from rekindle.train.events import Log, NoLog
 from rekindle.train.launch import as_rank, cause, follow, last_words, placed, settled, speaks
 from rekindle.train.loop import Folder
 from rekindle.train.ranks import (
+    PATIENCE,
     Place,
     Processes,
     RankLost,
@@ -44,6 +45,7 @@ from rekindle.train.ranks import (
     joined,
     kind_of,
     lost,
+    meeting,
     noticed,
     place,
 )
@@ -331,6 +333,14 @@ def test_the_launcher_decides_how_many_ranks_there_are() -> None:
     with pytest.raises(InputError, match="--ranks 2, but 3 processes were started"):
         placed(asked(ranks=2), Place(1, 3, 1))
     assert placed(asked(ranks=3), Place(1, 3, 1)).origin["ranks"] == "flag"
+
+
+def test_ranks_meet_in_a_file_for_as_long_as_they_wait_for_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "a?b#c"
+    met = meeting(Place(1, 2, 1), {"REKINDLE_MEETING": str(file)})
+    assert (met["rank"], met["world_size"], met["store"].timeout) == (1, 2, PATIENCE)
+    met["store"].set("word", "said")
+    assert b"said" in file.read_bytes() and meeting(Place(1, 2, 1), {}) == {}
 
 
 def test_a_launcher_of_one_process_is_not_contradicted_either(monkeypatch: pytest.MonkeyPatch) -> None:
