@@ -96,6 +96,13 @@ def far(a: Path, b: Path) -> float:
     return max(((x[n] - y[n]).abs().max() / x[n].abs().max()).item() for n in x)
 
 
+def norm_of_the_first_step(folder: Path) -> float:
+    """The gradient's, before it is clipped: a scale that Adam and clipping hide from the weights is seen here."""
+    found = next(event["grad_norm"] for event in read_events(folder / "events.jsonl") if event["kind"] == "step")
+    assert found > 1e-3
+    return found
+
+
 def ranks_below(process: subprocess.Popen[str]) -> list[int]:
     """The processes that this one started, the ranks in their order."""
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
@@ -140,6 +147,7 @@ def test_two_ranks_draw_what_one_draws_and_leave_what_one_leaves(alone: Path, tm
     assert code == 0, err
     assert said.count("trained model:") == 1 and said.count(f"step {STEPS}/{STEPS}") == 2, "one rank speaks"
     assert tokens(out, 1) == tokens(alone, 1), "step 1: the same tokens, scores and log-probs"
+    assert norm_of_the_first_step(out) == pytest.approx(norm_of_the_first_step(alone), rel=1e-5)
     same = [step for step in range(1, STEPS + 1) if tokens(out, step)["response"] == tokens(alone, step)["response"]]
     print(f"\nsteps with equal responses: {same} of {STEPS}; weights {far(alone, out):.1e} apart")
     assert far(alone, out) < 1e-4
@@ -236,6 +244,7 @@ def test_weights_in_shares_train_the_same_model_and_resume(alone: Path, tmp_path
     code, _, err = finished(started(command(out, "--ranks", "2", "--shard", "full")))
     assert code == 0, err
     assert tokens(out, 1)["response"] == tokens(alone, 1)["response"] and far(alone, out) < 1e-4
+    assert norm_of_the_first_step(out) == pytest.approx(norm_of_the_first_step(alone), rel=1e-5)
     state, theirs = (
         load_file(checkpoints(f / "checkpoints")[-1] / "state/optimizer.safetensors") for f in (out, alone)
     )
