@@ -6,9 +6,16 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from rekindle.tokens.grading.harmless import harmless
+
 
 def score(name: str, config: str, answer: str, entry: dict[str, Any]) -> float:
-    """The score of `answer` to an item of the generator `name`, usually 0 to 1. config: its settings as JSON."""
+    """The score of `answer` to an item of the generator `name`, usually 0 to 1. config: its settings as JSON.
+
+    0 without asking the scorer for an answer that it would evaluate as Python and that could do something.
+    """
+    if not harmless(name, answer, entry):
+        return 0.0
     return float(_generator(name, config).score_answer(answer, entry))
 
 
