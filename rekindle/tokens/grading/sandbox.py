@@ -111,13 +111,15 @@ def _watch(process: subprocess.Popen[bytes], results: int, end: float) -> tuple[
     status = ""
     waiting = set(read)
     while not status:
+        # Before the pipes are looked at: what a program wrote is there once it has ended, however late this process is.
+        ended = process.poll() is not None
         ready = select.select(list(waiting), [], [], _LOOK)[0] if waiting else time.sleep(0.002) or []
         for fd in ready:
             part = os.read(fd, OUTPUT)
             read[fd] += part
             waiting -= set() if part else {fd}
         status = _gone_too_far(process, max(map(len, read.values())), end)
-        if not status and process.poll() is not None and not ready:
+        if not status and ended and not ready:
             status = "failed" if process.returncode else "ok"
     return status, read.get(output, b""), read[results]
 

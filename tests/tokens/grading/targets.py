@@ -78,6 +78,16 @@ def ran(source: str, call: str | None, stdin: str, seconds: float) -> dict:
     return asdict(sandbox.run(source, call, stdin, seconds))
 
 
+def ran_under_a_slow_look(source: str, call: str | None) -> dict:
+    """As on a machine so busy that a program ends while its processes are being counted."""
+    before = sandbox.descendants
+    try:
+        sandbox.descendants = lambda pid: time.sleep(0.6) or before(pid)
+        return asdict(sandbox.run(source, call, "", 10.0))
+    finally:
+        sandbox.descendants = before
+
+
 READY: list[bool] = []
 
 

@@ -235,7 +235,7 @@ LEGAL = {rf"\boxed{{{text}}}" for text in CLOTHES}
 
 
 def attack(some: list[Case]) -> list[Grade]:
-    """The grades of the cases, four at a time, each within its time; the graders work afterwards; nothing is left."""
+    """The grades of the cases, two at a time, each within its time; the graders work afterwards; nothing is left."""
     graders = {by: Grader(by, "choice" if by == "choice" else "boxed", DEADLINE, workers=2) for by in RIGHT}
 
     def one(case: Case) -> Grade:

@@ -32,6 +32,8 @@ def pool() -> Iterator[None]:
 
 
 POOL: list[Pool] = []
+BUSY = 4.5
+"""Seconds for a limit of one: less than the five that a test may take, and than what hangs."""
 
 
 def asked(target: str, *call: Any) -> Any:
@@ -175,6 +177,9 @@ def test_an_assertion_that_cannot_be_worked_out_does_not_hold() -> None:
 
 
 FAST = (
+    "keeps shared memory",
+    "keeps files in memory",
+    "keeps messages",
     "leaves at once",
     "equal to all",
     "patches json",
@@ -190,7 +195,7 @@ def test_no_exploit_is_a_success(name: str) -> None:
     began = time.monotonic()
     got = grade(["assert f(2) == 4"], EXPLOITS[name], seconds=1.0)
     assert got["success"] is False and got["share"] == 0.0
-    assert time.monotonic() - began < 2.0, "the limit and a second"
+    assert time.monotonic() - began < BUSY, "the limit, and what a busy machine takes besides"
     assert len(workers()) == 1, "the worker alone"
 
 
@@ -208,7 +213,14 @@ def test_after_the_first_that_runs_out_of_time_no_test_is_run() -> None:
         "def f(x):\n    while x == 0: pass\n    return 4",
         1.0,
     )
-    assert time.monotonic() - began < 2 and got["share"] == pytest.approx(1 / 3) and got["timeout"] is True
+    assert time.monotonic() - began < BUSY and got["share"] == pytest.approx(1 / 3) and got["timeout"] is True
+
+
+@pytest.mark.parametrize("call", [None, "f(2)"])
+def test_a_program_that_ends_while_it_is_looked_at_loses_nothing(call: str | None) -> None:
+    source = "import time\ntime.sleep(0.15)\nprint('hello')\nf = lambda x: 4\n"
+    ran = Ran(**asked("tests.tokens.grading.targets:ran_under_a_slow_look", source, call))
+    assert ran.status == "ok" and (ran.output, ran.answered) == (("hello\n", False) if call is None else ("", True))
 
 
 def test_a_program_finds_an_empty_place() -> None:
