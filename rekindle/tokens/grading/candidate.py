@@ -26,13 +26,15 @@ _HIDDEN = ("/tmp", "/var/tmp", "/run", "/var/run", "/dev")
 """Where services put their sockets and devices: an empty place each."""
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 # Of linux/audit.h, and the numbers of: socket, ptrace, mount, umount2, unshare, setns, add_key, request_key, keyctl,
-# bpf, perf_event_open, userfaultfd, and clone.
+# bpf, perf_event_open, userfaultfd; of memory that no limit of a process counts: shmget, memfd_create, msgget, semget;
+# and clone.
 _MACHINES = {
-    "x86_64": (0xC000003E, (41, 101, 165, 166, 272, 308, 248, 249, 250, 321, 298, 323), 56),
-    "aarch64": (0xC00000B7, (198, 117, 40, 39, 97, 268, 217, 218, 219, 280, 241, 282), 220),
+    "x86_64": (0xC000003E, (41, 101, 165, 166, 272, 308, 248, 249, 250, 321, 298, 323, 29, 319, 68, 64), 56),
+    "aarch64": (0xC00000B7, (198, 117, 40, 39, 97, 268, 217, 218, 219, 280, 241, 282, 194, 279, 186, 190), 220),
 }
-# The same on all machines: io_uring_setup (it opens sockets too), move_mount, fsopen, fsmount, fspick, mount_setattr.
-_NEWER, _CLONE3, _X32 = (425, 429, 430, 432, 433, 442), 435, 0x40000000
+# The same on all machines: io_uring_setup (it opens sockets too), move_mount, fsopen, fsmount, fspick, mount_setattr,
+# memfd_secret.
+_NEWER, _CLONE3, _X32 = (425, 429, 430, 432, 433, 442, 447), 435, 0x40000000
 _EPERM, _ENOSYS = 1, 38
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -207,7 +209,8 @@ def give_up(nobody: bool) -> None:
 
 
 def filtered() -> bool:
-    """Refuse system calls that a program has no use for: sockets of any kind, mounts, namespaces, tracing, keys.
+    """Refuse system calls that a program has no use for: sockets of any kind, mounts, namespaces, tracing, keys,
+    memory outside of its own.
 
     False on a machine whose call numbers are not known here; a kernel that refuses the filter ends the process.
     """
