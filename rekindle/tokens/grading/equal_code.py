@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -11,6 +12,8 @@ from rekindle.tokens.grading.sandbox import Ran, isolation, run
 
 TEST_SECONDS = 5.0
 """Wall time of one test at most."""
+STARTS = 10
+"""Programs that a worker starts in a second, about: each test, and each call of an assertion, starts one."""
 
 
 def passes(tests_text: str, source: str, seconds: float) -> dict[str, Any]:
@@ -19,7 +22,7 @@ def passes(tests_text: str, source: str, seconds: float) -> dict[str, Any]:
     Every test has a process of its own. The first that runs out of time ends it: those not run count as failed.
     """
     try:
-        tests = read_tests(tests_text)
+        tests = _usable(tests_text, seconds)
     except ValueError as error:
         return {"success": None, "why": str(error)}
     if not shut_off()["pid"]:
@@ -37,13 +40,25 @@ def passes(tests_text: str, source: str, seconds: float) -> dict[str, Any]:
     return {**told, "timeout": True} if "timeout" in faults else told
 
 
-def check(tests_text: str) -> dict[str, Any]:
-    """Whether tests can be used."""
+def check(tests_text: str, seconds: float = math.inf) -> dict[str, Any]:
+    """Whether tests can be used, and all of them run in so many seconds."""
     try:
-        read_tests(tests_text)
+        _usable(tests_text, seconds)
     except ValueError as error:
         return {"success": None, "why": str(error)}
     return {"success": True, "why": ""}
+
+
+def _usable(tests_text: str, seconds: float) -> list[Test]:
+    """The tests of a row; ValueError also where no program, however fast, could be run on all of them."""
+    tests = read_tests(tests_text)
+    programs = sum(len(test.calls) or 1 for test in tests)
+    if programs > seconds * STARTS:
+        raise ValueError(
+            f"{programs} tests take about {1 / STARTS} s each to start, more than grading.deadline={seconds:g}: "
+            f"raise grading.deadline to {2 * math.ceil(programs / STARTS)}, or drop some of these tests"
+        )
+    return tests
 
 
 def ready() -> None:

@@ -150,7 +150,8 @@ class Grader:
         if not self.kind.module:
             answers = [letter(ref) if self.by == "choice" else numbers.reference_text(ref) for ref in references]
             return self.compare(list(zip(answers, references, strict=True)))
-        outcomes = self._map("check", [(reference,) for reference in references])
+        seconds = (self.deadline,) if self.kind.timed else ()
+        outcomes = self._map("check", [(reference, *seconds) for reference in references])
         return [self._checked(ref, outcome) for ref, outcome in zip(references, outcomes, strict=True)]
 
     def refuse_unsafe(self) -> None:

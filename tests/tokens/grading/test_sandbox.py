@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -14,6 +15,7 @@ import pytest
 from rekindle.tokens.grading.asserts import decoded, holds
 from rekindle.tokens.grading.cases import read_tests
 from rekindle.tokens.grading.equal_code import lines
+from rekindle.tokens.grading.grader import Grader
 from rekindle.tokens.grading.pool import Pool
 from rekindle.tokens.grading.sandbox import OUTPUT, Ran
 from tests.tokens.grading.exploits import EXPLOITS
@@ -156,6 +158,21 @@ def test_methods_of_a_class_solution() -> None:
 def test_tests_that_prove_nothing_are_refused(tests: Any, why: str) -> None:
     got = grade(tests, DOUBLE)
     assert got["success"] is None and why in got["why"]
+
+
+def test_more_tests_than_the_deadline_holds_are_refused() -> None:
+    fits, one_more = (
+        json.dumps(["assert f(2) == 4"] * 30),
+        json.dumps(["assert f(2) == 4 and f(3) == 6"] * 15 + ["assert f(1)"]),
+    )
+    check = "rekindle.tokens.grading.equal_code:check"
+    assert asked(check, fits, 3.0)["success"] is True and asked(check, one_more)["success"] is True
+    why = asked(check, one_more, 3.0)["why"]
+    assert why.startswith("31 tests take about 0.1 s each") and "raise grading.deadline to 8, or drop" in why
+    assert grade(one_more, DOUBLE, 3.0) == {"success": None, "why": why}
+    with contextlib.closing(Grader("code", "boxed", deadline=3.0, workers=1)) as grader:
+        (held, refused) = grader.check([fits, one_more])
+    assert held.success is True and refused.success is None and refused.info["why"] == why
 
 
 def test_values_keep_their_types_and_size() -> None:
