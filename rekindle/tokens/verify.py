@@ -73,6 +73,7 @@ class Verifier:
     def grades(self, rollouts: Rollouts) -> list[Grade]:
         """The grade of each response, whether or not it was cut off; all at once, for workers grade side by side."""
         if isinstance(self.task, GradesRows):
+            self.rows.fresh()
             return self._by_task(self.task, rollouts)
         if self.grader is not None:
             self.grader.memory.fresh()

@@ -139,6 +139,26 @@ def test_a_task_may_grade_whole_responses() -> None:
     assert task.seen == ["a!=1", "b=2", "c!=3"], "each response to a prompt once"
 
 
+@dataclass(frozen=True)
+class Late(ByRow):
+    """Each response runs out of time."""
+
+    def grade_rows(self, texts: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
+        self.seen.extend(texts)
+        return [Grade(False, "timeout", text) for text in texts]
+
+
+def test_a_time_out_of_a_task_is_believed_for_a_step_and_for_good_the_second_time() -> None:
+    task, rollouts = Late(), spoken(["a!=1"], truth="1")
+    verifier = Verifier(task)
+    counts = []
+    for _ in range(4):
+        assert verifier.grades(rollouts)[0].status == "timeout"
+        assert verifier.truths(["1"], rollouts).tolist() == [0], "not asked again within a step"
+        counts.append(len(task.seen))
+    assert counts == [1, 2, 2, 2]
+
+
 def test_ranks_share_whole_responses_and_agree() -> None:
     tasks = [ByRow(), ByRow()]
     got = on_ranks(2, lambda rank: Verifier(tasks[rank.index], ranks=rank).verify(row_rollouts()))
