@@ -130,12 +130,13 @@ def _function(node: ast.expr) -> Callable[..., Any] | None:
 
 def holds(test: Test, answers: list[Any]) -> bool:
     """Whether the assertion is true with these answers to its calls. False also where it cannot be worked out."""
-    if test.assertion is None:
-        return any(_listed(answers[0]) == want for want in test.wanted)
-    left = dict(zip(map(id, questions(test.assertion)), answers, strict=True))
     try:
+        if test.assertion is None:
+            return any(_listed(answers[0]) == want for want in test.wanted)
+        left = dict(zip(map(id, questions(test.assertion)), answers, strict=True))
         return bool(_value(test.assertion, left))
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError):
+    # Deep values are compared by recursion.
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError, RecursionError):
         return False
 
 

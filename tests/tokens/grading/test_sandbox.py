@@ -191,6 +191,12 @@ def test_an_assertion_that_cannot_be_worked_out_does_not_hold() -> None:
     assert not holds(test, [[1]]) and not holds(test, [None]) and holds(test, [[0] * 5 + [2]])
     (test,) = read_tests('["assert [0] * f(1) == 2"]')
     assert not holds(test, [10**15])
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for text in ('[{"call": "f(2)", "output": 4}]', '["assert f(2) == [[1]]"]', '["assert str(f(2)) == 4"]'):
+        (test,) = read_tests(text)
+        assert not holds(test, [deep]), "nested too deep to be compared"
 
 
 FAST = (
