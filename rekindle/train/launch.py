@@ -150,7 +150,8 @@ def threads_of(ranks: int) -> Iterator[None]:
     """Inside, torch computes with the threads that one of so many ranks of this machine has."""
     before = torch.get_num_threads()
     if ranks > 1 and place() is None:
-        torch.set_num_threads(int(environment(ranks, Path())["OMP_NUM_THREADS"]))
+        said = environment(ranks, Path())["OMP_NUM_THREADS"].partition(",")[0].strip()  # OpenMP takes a list, too
+        torch.set_num_threads(max(1, int(said)) if said.isdecimal() else before)
     try:
         yield
     finally:
@@ -215,8 +216,14 @@ def last_words(folder: Path) -> dict[int, tuple[str, str]]:
 
 
 @contextmanager
-def as_rank(index: int, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Inside, a foreseen error is left for the process that watches this one, which says it once for all ranks."""
+def as_rank(
+    index: int, environment: Mapping[str, str] = os.environ, leave: Callable[[int], object] = os._exit
+) -> Iterator[None]:
+    """Inside, a foreseen error is left for the process that watches this one, which says it once for all ranks.
+
+    leave: ends the process, at once: threads of torch may be in an exchange that nobody completes, and would abort
+    where the interpreter is taken down around them.
+    """
     folder, parent = environment.get(TOLD), environment.get(PARENT)
     if folder is None or parent is None:
         yield
@@ -229,7 +236,9 @@ def as_rank(index: int, environment: Mapping[str, str] = os.environ) -> Iterator
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps([kind_of(error).__name__, str(error)]), encoding="utf-8")
         partial.rename(file)
-        raise SystemExit(1) from None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        leave(1)
 
 
 def follow(parent: int, pause: Callable[[float], None] = time.sleep) -> None:

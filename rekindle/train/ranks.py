@@ -211,8 +211,12 @@ def joined(count: int, device: str, sharded: bool) -> Iterator[Together]:
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, **meeting(here), timeout=PATIENCE)
+    done = False
     try:
         yield Processes(here.index, here.count, sharded)
+        done = True
     finally:
-        if mine and dist.is_initialized():
+        # A rank of `rekindle train --ranks` ends with its error. Its group is not taken down: threads of torch may be
+        # in an exchange that nobody completes, and abort the process.
+        if mine and dist.is_initialized() and (done or MEETING not in os.environ):
             dist.destroy_process_group()

@@ -401,11 +401,11 @@ def test_a_killed_rank_is_noticed_soon_while_the_others_are_busy(tmp_path: Path)
 
 def test_a_rank_leaves_its_last_sentence_for_who_watches_it(tmp_path: Path) -> None:
     told = {"REKINDLE_TOLD": str(tmp_path), "REKINDLE_PARENT": str(os.getppid())}
-    with pytest.raises(SystemExit), as_rank(1, told):
+    with pytest.raises(SystemExit), as_rank(1, told, sys.exit):
         raise InputError("no such file: give another")
     assert last_words(tmp_path) == {1: ("InputError", "no such file: give another")}
     assert json.loads((tmp_path / "rank-0001.json").read_text())[0] == "InputError"
-    with pytest.raises(SystemExit), as_rank(0, told):
+    with pytest.raises(SystemExit), as_rank(0, told, sys.exit):
         raise OwnGuard("enough")
     assert last_words(tmp_path)[0] == ("GuardStop", "enough")
     assert type(cause([1, 0], {0: last_words(tmp_path)[0]})) is GuardStop
@@ -428,3 +428,14 @@ def test_a_rank_without_its_parent_ends(monkeypatch: pytest.MonkeyPatch) -> None
     waited: list[float] = []
     follow(5, waited.append)
     assert sent == [(os.getpid(), signal.SIGTERM)] and len(waited) == 2
+
+
+@pytest.mark.parametrize(("said", "threads"), [("2,1", 2), ("1", 1), ("", None), ("many", None)])
+def test_a_probe_takes_the_threads_of_a_rank_however_they_are_said(
+    monkeypatch: pytest.MonkeyPatch, said: str, threads: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    before = torch.get_num_threads()
+    with launch.threads_of(2):
+        assert torch.get_num_threads() == (before if threads is None else threads)
+    assert torch.get_num_threads() == before
