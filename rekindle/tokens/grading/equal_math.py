@@ -60,6 +60,7 @@ def same(reference: str, answer: str) -> dict[str, Any]:
     reference, answer = (repeating(ungrouped(opened(text))) for text in (reference, answer))
     if words(reference) is not None:
         return {"success": words(reference) == worded(answer), "by": "text"}
+    reference = listed(reference)
     answer = listed(answer) if is_list(reference) else answer
     exact = by_rule(reference, answer)
     if exact is not None:
@@ -72,7 +73,7 @@ def same(reference: str, answer: str) -> dict[str, Any]:
     if hedged(reference, answer):
         return {"success": False, "by": "math", "ambiguous": True}
     near = rounded(answer)
-    if near is not None and equal(gold, near[0]) and shows(gold, *near[1:]):
+    if near is not None and all(equal(gold, part) for part in stated(reference, near[0])) and shows(gold, *near[1:]):
         return {"success": True, "by": "math"}
     right = [equal(gold, part) for part in stated(reference, answer)]
     return {"success": all(right), "by": "math", **({"ambiguous": True} if any(right) and not all(right) else {})}
@@ -95,12 +96,14 @@ def equal(gold: tuple[Any, ...], answer: str) -> bool:
 
 
 def stated(reference: str, answer: str) -> list[str]:
-    """What an answer says, each of which must be right: itself, or its sides; of a list each value's one side."""
+    """What an answer says, each of which must be right: itself, or its sides; of a list both sides of all values."""
     if _EQUALS.search(reference) or not _EQUALS.search(answer):
         return [answer]
     each = [sides(value) for value in values(answer)] if is_list(reference) else [sides(answer)]
     if len(each) == 1:
         return each[0]
+    if any(len(one) > 2 or (len(one) == 2 and not equal(parsed(one[0]), one[1])) for one in each):
+        return [""]  # `1 = 2, 2 = 1` says too much for a list of 1 and 2
     return [", ".join(last) for last in ([one[0] for one in each], [one[-1] for one in each])]
 
 

@@ -20,7 +20,7 @@ MAX_TEXT = 50_000
 
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
 _ANSWER = re.compile(
-    r"(?i:(?<!/)\banswer\b[*_]*(?:[ \t]+is\b[*_]*[ \t]*[:：]?|[ \t]*[:：>])(?:[ \t]*(?:option|choice)\b)?)"
+    r"(?i:(?<!/)\banswer\b[*_]*(?:[ \t]+is\b[*_]*[ \t]*[:：]?|[ \t]*[:：>]|[ \t]*(?=\n))(?:[ \t]*(?:option|choice)\b)?)"
 )
 _LINE = re.compile(r"(?im)^[ \t*#>]*(?:final )?answer[ \t*]*[:：](.*)$")
 _LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf|textit|textrm)\s*\{\s*)?[(\[]?\s*([A-Z])\s*[)\]]?(?:\s*\})?"

@@ -120,6 +120,11 @@ RIGHT = [
     ("2000", "2{,}000"),
     ("x=5", "5"),
     (r"\sqrt2", r"x=\sqrt{2}\approx 1.414"),
+    (r"1 \text{ or } 2", r"2 \text{ or } 1"),
+    (r"x=2\text{ or }x=3", r"x=3\text{ or }x=2"),
+    (r"1, 2, \text{ and } 3", "3,2,1"),
+    (r"x\le 2\text{ or }x\ge 3", r"x \leq 2 \text{ or } x \geq 3"),
+    (r"\frac{9}{7}", r"x = \frac{9}{7} \approx 1.2857"),
 ]
 WRONG = [
     ("1/3", "0.333"),
@@ -195,6 +200,12 @@ WRONG = [
     ("5", "x=5, x=7"),
     ("7", r"7 \text{ is wrong}"),
     ("7", r"7\mbox{ or eight}"),
+    ("7", r"5 = 7 \approx 7"),
+    (r"\frac{9}{7}", r"5 = \frac{9}{7} \approx 1.29"),
+    (r"x=2\text{ or }x=3", r"x=2 \text{ or } x=5"),
+    ("1,2", "1 = 5 = 1, 2"),
+    ("1,2", "1=2,2=1"),
+    (r"2\mathbf{i}+3\mathbf{j}", r"2\mathbf{i}+5\mathbf{j}"),
 ]
 
 
