@@ -164,6 +164,8 @@ def _recognised(row: Columns, prompt: str | None, answer: str | None) -> Layout:
     layout = recognise(row)
     if layout.made and prompt is not None:
         return TRL
+    if layout.system_prompt is None and prompt not in (None, layout.prompt):  # what it asks for stood in its own prompt
+        layout = next(one for one in LAYOUTS if one.name == "verl")
     other = answer not in (None, layout.answer)  # what the layout says of answers is said of its own column
     return replace(layout, stated=_any_text, doubt=_sure) if other else layout
 
