@@ -27,12 +27,9 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, "gaussian"),
 }
 _UNMERGEABLE = ("alora_invocation_tokens", "arrow_config")  # which rows or tokens they act on depends on the input
-_EMPTY = (
-    *("modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config"),
-    *("use_bdlora", "kasa_config", "velora_config", "monteclora_config"),
-    *_UNMERGEABLE,
-)
-_UNUSED = (None, False, [])
+_EMPTY = ("modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config")
+_ABSENT = ("use_bdlora", "kasa_config", "velora_config", "monteclora_config", *_UNMERGEABLE)
+"""Of these, PEFT takes an object without entries for a setting, too."""
 FREE = (
     *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out"),
@@ -41,7 +38,7 @@ FREE = (
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
 )
 """Options of PEFT that may have any value. The last four act by `init_lora_weights` alone."""
-KNOWN = frozenset((*_PLAIN, *_EMPTY, *FREE))
+KNOWN = frozenset((*_PLAIN, *_EMPTY, *_ABSENT, *FREE))
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,8 @@ def _refuse_unusual(spec: str, said: Mapping[str, Any]) -> None:
         raise InputError(f"adapter '{spec}' is of the kind {said.get('peft_type')}, not LORA: {remedy}")
     usual = {name: value for name, (value, *_) in _PLAIN.items()}
     odd = [name for name, fine in _PLAIN.items() if said.get(name, usual[name]) not in fine]
-    odd += [name for name in _EMPTY if said.get(name) not in _UNUSED]
+    odd += [name for name in _EMPTY if said.get(name)]
+    odd += [name for name in _ABSENT if said.get(name) not in (None, False, [])]
     if odd and odd[0] in _UNMERGEABLE:
         remedy = "its weights cannot be merged either: give an adapter that was trained without it, or the base"
     if odd:

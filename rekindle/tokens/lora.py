@@ -45,12 +45,7 @@ def adapt(model: PreTrainedModel, rank: int, alpha: float | None, targets: Seque
     weights depend on `seed` alone. InputError where a target does not exist or is a tied head.
     """
     given = list(targets)
-    if ALL_LINEAR[0] in given and len(given) > 1:
-        others = ", ".join(name for name in given if name != ALL_LINEAR[0]) or "it once more"
-        raise InputError(
-            f"lora.targets holds all-linear, which stands for every linear layer but the head, and {others}: set it "
-            "to all-linear alone, or name each module"
-        )
+    refuse_mixed(given)
     config = need_peft().LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
@@ -61,6 +56,16 @@ def adapt(model: PreTrainedModel, rank: int, alpha: float | None, targets: Seque
         base_model_name_or_path=model.name_or_path,
     )
     return wrap(model, config, seed)
+
+
+def refuse_mixed(targets: Sequence[str]) -> None:
+    """InputError where all-linear stands beside other targets: PEFT takes it as a word of its own only."""
+    if ALL_LINEAR[0] in targets and len(targets) > 1:
+        others = ", ".join(name for name in targets if name != ALL_LINEAR[0]) or "it once more"
+        raise InputError(
+            f"lora.targets holds all-linear, which stands for every linear layer but the head, and {others}: set it "
+            "to all-linear alone, or name each module"
+        )
 
 
 def wrap(model: PreTrainedModel, config: Any, seed: int) -> nn.Module:

@@ -46,7 +46,8 @@ def remedies(plan: Plan) -> list[tuple[str, ...]]:
     """
     milder, adapters = _kinds(plan), list(_adapters(plan))
     if plan.setup.lora:
-        return [*_smallest(plan, milder), *_smallest(plan, [adapters, *milder], bool(adapters))][:_SHOWN]
+        more = _smallest(plan, [adapters, *milder], True) if adapters else []
+        return [*_smallest(plan, milder), *more][:_SHOWN]
     whole = _smallest(plan, [*milder, *_shares(plan)])[: _SHOWN - 1]
     return [*whole, *_smallest(plan, [adapters, *milder], True)][:_SHOWN]
 

@@ -17,7 +17,7 @@ from rekindle.tokens.adapters import AdapterFolder
 from rekindle.tokens.fetching import guarded, quiet
 from rekindle.tokens.heads import unwrapped
 from rekindle.tokens.loader import adapter_of, configured, context_length
-from rekindle.tokens.lora import ALL_LINEAR, CONFIG
+from rekindle.tokens.lora import ALL_LINEAR, CONFIG, refuse_mixed
 from rekindle.train.widths import Adapted, Linear, Mlp, adapted, mlp
 
 LAID_OUT = 1 << 16
@@ -100,7 +100,11 @@ def footprint(spec: str, task: str | None = None) -> Footprint:
 
 
 def check_targets(model: Footprint, targets: Sequence[str]) -> None:
-    """InputError where the model has no layer that `targets` name for adapters."""
+    """InputError where the model has no layer that `targets` name for adapters, or shares the weights of one."""
+    refuse_mixed(targets)
+    shared = [name.rpartition(".")[2] for name, _, _ in model.others if model.tied and _adapted(name, targets)]
+    if shared and ALL_LINEAR[0] not in targets:
+        raise InputError(f"lora.targets names '{shared[0]}', which shares its weights with another layer: leave it out")
     if model.adapters(1, targets):
         return
     there = sorted({name.rpartition(".")[2] for name, _, _ in model.linears})
@@ -159,8 +163,9 @@ def _measured(inner: Any) -> Footprint:
 
 def _linears(model: nn.Module, head: nn.Module | None) -> Iterator[Linear]:
     """Its linear layers but the head, under the names that they have without adapters."""
+    below = head._modules.get("base_layer") if head is not None else None
     for name, module in model.named_modules():
-        if module is head or "lora_" in name:
+        if module is head or module is below or "lora_" in name:
             continue
         if isinstance(module, nn.Linear):
             yield name.removesuffix(".base_layer"), module.in_features, module.out_features
@@ -172,8 +177,8 @@ def _tables(model: nn.Module, head: nn.Module | None) -> Iterator[Linear]:
     """The head and the embeddings, which an adapter may be put at by name."""
     for name, module in model.named_modules():
         if module is head or isinstance(module, nn.Embedding):
-            rows, width = module._parameters["weight"].shape  # type: ignore[union-attr]
-            yield name.removesuffix(".base_layer"), int(width), int(rows)
+            weight: Any = module.weight  # no parameter where an adapter stands
+            yield name.removesuffix(".base_layer"), int(weight.shape[1]), int(weight.shape[0])
 
 
 def place(spec: str, task: str | None) -> str:

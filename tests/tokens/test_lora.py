@@ -349,6 +349,11 @@ def test_adapters_that_no_sum_can_stand_for_are_refused(saved: tuple[Path, Path]
     assert f"uses {name}={value}, which is more than plain LoRA: its weights cannot be merged either" in told
 
 
+def test_options_without_a_value_are_not_used(saved: tuple[Path, Path]) -> None:
+    edit(saved[1], trainable_token_indices={}, megatron_config={}, modules_to_save=[], use_bdlora=None)
+    assert load_model(str(saved[1])).adapter
+
+
 def test_every_option_of_the_installed_peft_is_known() -> None:
     assert {field.name for field in fields(LoraConfig)} <= adapters.KNOWN, "look at each: does it change the sum?"
 

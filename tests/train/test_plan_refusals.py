@@ -15,7 +15,7 @@ from rekindle.errors import InputError
 from rekindle.tokens.adapters import AdapterFolder
 from rekindle.tokens.lora import adapt, save_adapter
 from rekindle.train.fits import refusal, refuse_hopeless, remedies
-from rekindle.train.footprint import Unmeasured, adapter_rank, footprint, place
+from rekindle.train.footprint import Unmeasured, adapter_rank, footprint, measured, place
 from rekindle.train.hardware import Hardware, assumed
 from rekindle.train.plan import Plan, planned
 from rekindle.train.refusals import check_run
@@ -206,3 +206,26 @@ def test_in_shares_the_cure_of_a_hopeless_run_gives_them_up(
     whole = replace(resolved, config=replace(resolved.config, shard="none"))
     with pytest.raises(InputError, match=r"set lora\.rank=16, or take a smaller model"):
         refuse_hopeless(whole, task)
+
+
+def test_heads_and_words_that_no_adapter_takes(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "all-linear, which stands for" in dry(
+        capsys, models["4B"], 'lora.targets=["all-linear","lm_head"]', "lora.rank=4"
+    )
+    assert "which shares its weights with another layer" in dry(
+        capsys, models["4B"], 'lora.targets=["lm_head"]', "lora.rank=4"
+    )
+
+
+def test_no_remedy_is_named_twice(models: dict[str, Path]) -> None:
+    resolved, _ = prepare(Asked("evol_rl", {"model": "embedded", "lora.rank": 4}))
+    for room in (400, 500, 600, 640, 700):
+        found = remedies(planned(resolved, reduce_once(), Hardware(gpus=0, memory=room * 2**20)))
+        assert len(found) == len(set(found)), (room, found)
+
+
+def test_an_adapter_at_the_head_is_counted() -> None:
+    config = LlamaConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    bare, wrapped = LlamaForCausalLM(config), adapt(LlamaForCausalLM(config), 3, None, ("lm_head", "q_proj"), 0)
+    assert measured(wrapped).linears == measured(bare).linears
+    assert {one[1:] for one in measured(wrapped).others} == {one[1:] for one in measured(bare).others}
