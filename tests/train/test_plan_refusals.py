@@ -219,9 +219,8 @@ def test_heads_and_words_that_no_adapter_takes(models: dict[str, Path], capsys: 
 
 def test_no_remedy_is_named_twice(models: dict[str, Path]) -> None:
     resolved, _ = prepare(Asked("evol_rl", {"model": "embedded", "lora.rank": 4}))
-    for room in (400, 500, 600, 640, 700):
-        found = remedies(planned(resolved, reduce_once(), Hardware(gpus=0, memory=room * 2**20)))
-        assert len(found) == len(set(found)), (room, found)
+    told = [remedies(planned(resolved, reduce_once(), Hardware(gpus=0, memory=n * 2**20))) for n in (600, 640, 700)]
+    assert any(len(found) > 1 for found in told) and all(len(found) == len(set(found)) for found in told), told
 
 
 def test_an_adapter_at_the_head_is_counted() -> None:

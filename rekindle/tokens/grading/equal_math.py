@@ -134,7 +134,7 @@ def by_rule(reference: str, answer: str) -> bool | None:
     compares 6 decimals.
     """
     if mixed(reference) or mixed(answer):
-        return re.sub(r"\s|[.$]", "", listed(reference)) == re.sub(r"\s|[.$]", "", listed(answer))
+        return re.sub(r"\s|[.$]", "", reference) == re.sub(r"\s|[.$]", "", answer)
     if _SUBSCRIPT.search(reference) or _SUBSCRIPT.search(answer):
         return re.sub(r"[\s{}$]", "", reference) == re.sub(r"[\s{}$]", "", answer)
     if COMMA.search(answer) and not COMMA.search(reference) and not _SEVERAL.search(reference):

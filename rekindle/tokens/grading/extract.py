@@ -85,7 +85,8 @@ def _line(text: str) -> Found:
 
 
 def choice(text: str) -> Found:
-    r"""A capital letter: in the last box; else after the last "answer:" or "answer is"; else in brackets; else alone.
+    r"""A capital letter: in the last box; else after the last "answer:", "answer is" or line that ends in "answer";
+    else in brackets; else alone.
 
     Ambiguous where the last statement names several ("Answer: A or B"), or where letters in brackets, which reasoning
     may quote, differ.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|textrm|mbox)\s*\{([^{}]*)\}")
 _OPENING = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|textrm|mbox)\s*\{")
+TEXT = re.compile(_OPENING.pattern + r"([^{}]*)\}")
 WORD = re.compile(r"[^\W\d_]+")
 COMMA = re.compile(r"(?<!\\),(?!\s*[0-9]{3}(?![0-9]))")
 """A comma that separates: not one of a number's thousands, not LaTeX's space."""
