@@ -22,8 +22,8 @@ from rekindle.api import train
 from rekindle.core.random import pack_key
 from rekindle.train.build import make_run
 from rekindle.train.compare import Plan, compare
+from rekindle.train.drawn import sampling_of
 from rekindle.train.events import read_events
-from rekindle.train.run import sampling_of
 from rekindle.train.start import Asked, prepare
 from rekindle.train.verdict import paired
 

@@ -17,6 +17,8 @@ NAMES = {
     "truth/label_accuracy": "label accuracy",
     "truth/reward_accuracy": "reward accuracy",
     "score": "score",
+    "data/score": "data score",
+    "nll": "nll",
     "groups/dead": "dead groups",
 }
 """Metric -> its name on screen, in the order of a step's line. Votes and their truth are there in label-free runs."""

@@ -20,6 +20,7 @@ from rekindle.errors import GuardStop
 from rekindle.prove.policy import TablePolicy
 from rekindle.prove.world import Spelling, World
 from rekindle.tokens.labels import Verdicts
+from rekindle.tokens.offline import Written, as_rollouts
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.stream import stretch
 from rekindle.tokens.verify import Verifier
@@ -147,6 +148,14 @@ class TableRun:
         """The most likely response to each prompt."""
         self.sampled += len(examples)
         return self.draw(examples, 1, self.key, greedy=True)
+
+    def recorded(self, rows: Sequence[tuple[Example, Sequence[Written]]]) -> Rollouts:
+        """Responses that the world's examples bring, each with its score."""
+        first, uid = self.memory["groups"], self.memory["uids"]
+        self.memory["groups"] += len(rows)
+        self.memory["uids"] += sum(len(texts) for _, texts in rows)
+        prompts = self.world.prompt_rows([example for example, _ in rows]).ids
+        return as_rollouts(rows, prompts, self, first, uid)
 
     def draw(self, examples: Sequence[Example], count: int, key: Tensor, greedy: bool = False) -> Rollouts:
         """`count` responses to each prompt, with group ids and uids of their own."""

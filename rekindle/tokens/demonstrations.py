@@ -48,17 +48,26 @@ def demonstrated(rollouts: Rollouts, run: Any) -> Rollouts:
 
 def encoded(example: Example, run: Any) -> list[int]:
     """The tokens of an example's demonstration, the end token included where the tokenizer has one."""
-    text, tokenizer = example.meta.get(FINISH), run.tokenizer
+    text = example.meta.get(FINISH)
     if not isinstance(text, str) or not text:
         raise InputError(f"prompt '{example.id}' has no demonstration: fill the column 'demonstration' in every row")
+    return text_ids(example, FINISH, text, tokenizer=run.tokenizer, max_tokens=run.max_tokens)
+
+
+def text_ids(example: Example, column: str, text: str, *, tokenizer: Any, max_tokens: int) -> list[int]:
+    """The tokens of a response that the data brings, the end token included once where the tokenizer has one.
+
+    InputError naming the prompt and its column where they are more than a response may have.
+    """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
-        ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
     else:
         ids = tokenizer.encode(text)
-    if len(ids) > run.max_tokens:
+    if len(ids) > max_tokens:
         raise InputError(
-            f"the demonstration of prompt '{example.id}' has {len(ids)} tokens, more than rollout.max_tokens "
-            f"({run.max_tokens}): shorten it or raise that option"
+            f"the {column} of prompt '{example.id}' has {len(ids)} tokens, more than rollout.max_tokens "
+            f"({max_tokens}): shorten it or raise that option"
         )
     return ids
 

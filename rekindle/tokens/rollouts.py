@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -46,7 +47,8 @@ class Rollouts:
     ids: response tokens, the end token included. logp: log-prob of each under the *full* tempered distribution.
     logp_sampled: under the distribution that was sampled from (differs from `logp` with top-p or top-k).
     entropy: nats, of the full tempered distribution. It and `logp` are None where the sampler does not know them.
-    finish: "eos", "stop" (a stop string) or "length" (truncated).
+    finish: "eos", "stop" (a stop string), "length" (truncated) or "demonstration" (nobody sampled it).
+    given: the score that the data brings with each row, where nobody sampled any of them.
     """
 
     example: Sequence[Example]
@@ -60,6 +62,7 @@ class Rollouts:
     finish: Sequence[str]
     group: Int[Tensor, " B"]
     uid: Int[Tensor, " B"]
+    given: Float[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -80,13 +83,12 @@ class Rollouts:
             entropy=None if self.entropy is None else self.entropy[rows],
             group=self.group[rows],
             uid=self.uid[rows],
+            given=None if self.given is None else self.given[rows],
         )
 
     @staticmethod
     def concat(parts: Sequence[Rollouts]) -> Rollouts:
         """All rows of `parts`, in order, padded to a common width."""
-        import torch
-
         return Rollouts(
             example=[e for p in parts for e in p.example],
             prompt=PromptRows(tuple(i for p in parts for i in p.prompt.ids)),
@@ -99,6 +101,7 @@ class Rollouts:
             entropy=_joined([p.entropy for p in parts]),
             group=torch.cat([p.group for p in parts]),
             uid=torch.cat([p.uid for p in parts]),
+            given=_scores([p.given for p in parts]),
         )
 
 
@@ -106,3 +109,9 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     """One table, None where a part has none."""
     known = [part for part in parts if part is not None]
     return concat_sequences(known) if len(known) == len(parts) else None
+
+
+def _scores(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One column, None where a part has none."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if len(known) == len(parts) else None

@@ -36,6 +36,10 @@ class TokenRun(Protocol):
         """The most likely response to each prompt."""
         ...
 
+    def recorded(self, rows: Sequence[tuple[Example, Sequence[tuple[str, float]]]]) -> Rollouts:
+        """Responses that the data brings, each with its score: a group an example, with ids of its own."""
+        ...
+
     def score(self, batch: Batch, also: Sequence[Need] = ()) -> Batch:
         """The batch with the columns that the record's parts need, and those of `also`."""
         ...

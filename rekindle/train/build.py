@@ -23,10 +23,11 @@ from rekindle.tokens.tasks.lazy import looked_at
 from rekindle.tokens.verify import Verifier
 from rekindle.train.ahead import Window
 from rekindle.train.config import Resolved
+from rekindle.train.drawn import sampling_of
 from rekindle.train.graded import task_grader
 from rekindle.train.opened import start_model, start_weights
-from rekindle.train.refusals import check_run, fitting
-from rekindle.train.run import Run, sampling_of
+from rekindle.train.refusals import check_run, check_written, fitting
+from rekindle.train.run import Run
 from rekindle.train.settings import RunConfig
 from rekindle.train.shard import copied, sharded
 from rekindle.train.shared_sampler import ranked_sampler
@@ -50,6 +51,7 @@ def make_run(
     verifier = make_verifier(config, task, ranks)
     loaded = start_model(config, task)
     examples = fitting(loaded, task.split("train"), config.rollout.max_tokens)
+    check_written(loaded, method, examples, config.rollout.max_tokens)
     frozen = start_weights(loaded) if _wants_reference(method, config.embed) else None
     copy = copied(loaded.model) if ranks.sharded else None
     if config.checkpointing:

@@ -192,9 +192,9 @@ def shown_sample(run: Run) -> dict[str, Any]:
 
 
 def timing(run: Run, seconds: float) -> dict[str, float]:
-    """What a step took: seconds by part, and sampled tokens a second."""
+    """What a step took: seconds by part, and sampled tokens a second (where nothing is sampled, trained ones)."""
     tokens = sum(int(rollouts.mask.sum()) for rollouts, _ in run.last_rollouts)
     clocked = run.sampler.clocked() if isinstance(run.sampler, Clocked) else {}
     # Ahead of the updates, tokens are drawn for as long as a step takes; "sample" is what it waited for them.
-    drawing = seconds if run.ahead is not None else run.seconds.get("sample", 0.0)
+    drawing = seconds if run.ahead is not None else run.seconds.get("sample", seconds)
     return {"seconds": seconds, **run.seconds, **clocked, "tokens_per_s": tokens / max(drawing, 1e-9)}

@@ -24,6 +24,8 @@ NO_ANSWER, DEAD = 0.5, 0.9
 
 def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label, verifier: Verifier) -> Metrics:
     """Metrics of all N samples a prompt (votes), and of the `trained` rows among them."""
+    if rollouts.given is not None:
+        return given_metrics(rollouts, verdicts)
     rows = len(rollouts)
     mask, graded = rollouts.mask, verdicts.graded
     truth = verifier.truths(verdicts.answer, rollouts)
@@ -47,6 +49,16 @@ def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label,
     if label.votes:
         metrics |= vote_metrics(rollouts, verdicts, truth, verifier)
     return metrics
+
+
+def given_metrics(rollouts: Rollouts, verdicts: Verdicts) -> Metrics:
+    """What a step learns from where nothing was sampled: length of the data's responses, and their scores."""
+    rows = len(rollouts)
+    return {
+        "data/length": (rollouts.mask.sum().item(), rows),
+        "data/score": (verdicts.score.sum().item(), rows),
+        "data/success": (verdicts.success.sum().item(), rows),
+    }
 
 
 def alarms(metrics: Metrics) -> list[str]:

@@ -25,10 +25,10 @@ from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.build import make_heads, make_optimizer
+from rekindle.train.drawn import sampling_of
 from rekindle.train.launch import threads_of
 from rekindle.train.opened import start_model
 from rekindle.train.plan import Plan
-from rekindle.train.run import sampling_of
 
 T = TypeVar("T")
 

@@ -10,8 +10,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 
 from rekindle.errors import InputError
+from rekindle.tokens.demonstrations import text_ids
 from rekindle.tokens.labels import Label
 from rekindle.tokens.loader import Loaded, context_length, resolve_device
+from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.quantized import quantization
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
@@ -112,6 +114,18 @@ def fitting(loaded: Loaded, examples: Sequence[Example], max_tokens: int) -> Seq
     if not isinstance(examples, Streamed):
         return examples
     return examples.checked(partial(check_prompt, loaded, max_tokens, "rollout.max_tokens"))
+
+
+def check_written(loaded: Loaded, record: object, examples: Sequence[Example], max_tokens: int) -> None:
+    """InputError naming the first prompt with a response that is empty, or longer than `max_tokens`.
+
+    Only of responses that a part of the record takes from the data.
+    """
+    draws = [part for part in parts(record) if isinstance(part, BringsRows)]
+    for example, text in ((e, text) for draw in draws for e in looked_at(examples) for text, _ in draw.rows(e)):
+        if not text:
+            raise InputError(f"prompt '{example.id}' has an empty response: write one or drop the row")
+        text_ids(example, "response", text, tokenizer=loaded.tokenizer, max_tokens=max_tokens)
 
 
 def check_labels(task: Task) -> None:

@@ -21,10 +21,10 @@ from rekindle.core.stages import Stages
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics
 from rekindle.core.watch import watched
 from rekindle.errors import GuardStop
-from rekindle.tokens.demonstrations import FINISH as DEMONSTRATION
 from rekindle.tokens.embed import Embed
 from rekindle.tokens.labels import Label, Verdicts
 from rekindle.tokens.loader import Loaded
+from rekindle.tokens.offline import Written, as_rollouts
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
@@ -35,6 +35,7 @@ from rekindle.train.agreement import agreement
 from rekindle.train.ahead import Ahead
 from rekindle.train.config import Resolved
 from rekindle.train.corrected import cap_of
+from rekindle.train.drawn import drawn, sampling_of, visits
 from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
 from rekindle.train.quarantine import quarantine
@@ -133,6 +134,14 @@ class Run:
         """The most likely response of the current weights to each prompt."""
         return self._draw(examples, 1, replace(sampling_of(self.resolved), top_k=1))
 
+    def recorded(self, rows: Sequence[tuple[Example, Sequence[Written]]]) -> Rollouts:
+        """Responses that the data brings, each with its score: a group an example; nothing is sampled."""
+        first, uid = self.memory["groups"], self.memory.get("recorded", 0)
+        self.memory["groups"] += len(rows)
+        self.memory["recorded"] = uid + sum(len(texts) for _, texts in rows)
+        prompts = [tuple(self.loaded.encode(example)) for example, _ in rows]
+        return as_rollouts(rows, prompts, self, first, uid)
+
     def fresh(self) -> None:
         """Bring the sampler to the current weights, where they have changed since it was last told."""
         if self.stale:
@@ -216,34 +225,3 @@ class Run:
 
     def _spent(self, what: str, began: float) -> None:
         self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
-
-
-def drawn(rollouts: Rollouts) -> Tensor:
-    """True for the rows that the sampler drew, False for demonstrations put among them."""
-    return torch.tensor([finish != DEMONSTRATION for finish in rollouts.finish], dtype=torch.bool)
-
-
-def sampling_of(resolved: Resolved) -> Sampling:
-    """The sampler's settings of a run."""
-    r = resolved.config.rollout
-    return Sampling(
-        temperature=r.temperature,
-        top_p=r.top_p,
-        top_k=r.top_k,
-        max_tokens=r.max_tokens,
-        stop=r.stop,
-        block=r.block,
-        admit=r.admit,
-    )
-
-
-def visits(rollouts: Rollouts, verdicts: Verdicts) -> list[tuple[str, float]]:
-    """(prompt id, share of successes among its graded responses) of every group that has one."""
-    found: dict[int, tuple[str, list[bool]]] = {}
-    rows = zip(
-        rollouts.group.tolist(), rollouts.example, verdicts.success.tolist(), verdicts.graded.tolist(), strict=True
-    )
-    for group, example, success, graded in rows:
-        if graded:
-            found.setdefault(group, (example.id, []))[1].append(success)
-    return [(prompt, sum(seen) / len(seen)) for prompt, seen in found.values()]

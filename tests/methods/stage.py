@@ -19,12 +19,19 @@ from rekindle.tokens.policy import LMPolicy, row_means
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.verify import Verifier
 from rekindle.train.build import make_heads
-from rekindle.train.run import visits
+from rekindle.train.drawn import visits
 from tests.methods.made import VERIFIER, WIDTH, group_rollouts, letter_counts, playing
 from tests.tiny_models import VOCABULARY, build, tokenizer
 
 GROUP, PROMPTS = 4, 5
-META = {"paraphrase": "y", "demonstration": "abc"}
+META = {
+    "paraphrase": "y",
+    "demonstration": "abc",
+    "chosen": "abc",
+    "rejected": "ab",
+    "completions": ("abc", "ab", "b", "bc"),
+    "rewards": (1.0, 0.0, 0.5, -0.5),
+}
 """Columns that some methods read."""
 
 
@@ -143,6 +150,14 @@ class Stage:
         if not collect.label.votes:
             parts = [part.take(torch.arange(self.group_size)) for part in parts]
         return Rollouts.concat(parts)
+
+    def recorded(self, rows: Sequence[tuple[Example, Sequence[tuple[str, float]]]]) -> Rollouts:
+        """The made-up rows of each prompt, ragged and with gaps, with the scores of the texts that it brings."""
+        said = [(self.said(example), len(texts)) for example, texts in rows]
+        parts = [part.take((torch.arange(n) + i) % len(part)) for i, (part, n) in enumerate(said)]
+        scores = [torch.tensor([score for _, score in texts], dtype=torch.float64) for _, texts in rows]
+        told = [replace(part, given=given) for part, given in zip(parts, scores, strict=True)]
+        return Rollouts.concat(apart(told))
 
     def score(self, batch: Batch, also: Sequence[Need] = ()) -> Batch:
         needs = tuple(dict.fromkeys((*self.method.needs(), *self.also, *also)))

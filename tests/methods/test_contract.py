@@ -53,11 +53,16 @@ def test_the_batch_is_alive(name: str) -> None:
     stage, batch = staged(name, torch.float64)
     batch = stage.method.credit(batch)
     now = stage.policy(batch).detach()
-    assert batch.success[batch.graded].any() and not batch.success[batch.graded].all()
-    assert (batch.advantage > 0).any() and (batch.advantage < 0).any()
-    assert len(batch.mask.sum(dim=1).unique()) > 3 and len(batch.group.unique()) == stage.prompts_per_step
+    assert batch.success[batch.graded].any() and (batch.advantage > 0).any()
+    if len(batch.score.unique()) > 1:  # demonstrations have one score: nothing can be worse than another
+        assert not batch.success[batch.graded].all() and (batch.advantage < 0).any()
+    assert (
+        len(batch.mask.sum(dim=1).unique()) > min(3, len(batch) // 2)
+        and len(batch.group.unique()) == stage.prompts_per_step
+    )
     assert ((batch.mask.flip(1).cumsum(1).flip(1) > 0) & ~batch.mask).any(), "a gap in some mask"
-    assert (batch.group[1:] != batch.group[:-1]).sum() >= stage.prompts_per_step, "rows are shuffled"
+    if len(batch) > stage.prompts_per_step:
+        assert (batch.group[1:] != batch.group[:-1]).sum() >= stage.prompts_per_step, "rows are shuffled"
     moved = log_ratio(now, batch).exp()
     assert moved.max() > 1.3 and moved.min() < 0.75, "some ratios lie outside the clip bounds"
     assert direct(stage, batch).abs().max() > 1e-3

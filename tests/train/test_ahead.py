@@ -24,9 +24,9 @@ from rekindle.tokens.tasks import load_task
 from rekindle.train import build, fleets
 from rekindle.train.ahead import Window, staleness_histogram, staleness_metrics
 from rekindle.train.config import Resolved, resolve
+from rekindle.train.drawn import sampling_of
 from rekindle.train.events import read_events, timeless
 from rekindle.train.fleets import check_fleet
-from rekindle.train.run import sampling_of
 from tests.ray.crews import ThreadCrew
 from tests.tokens.engines import CopyEngine
 
