@@ -26,6 +26,7 @@ Reward = Annotated[list[str] | None, typer.Option(help="a reward, repeatable", m
 Steps = Annotated[int | None, typer.Option(help="steps of the run")]
 Prompts = Annotated[int | None, typer.Option(help="prompts a step")]
 GroupSize = Annotated[int | None, typer.Option(help="responses a prompt that are trained on")]
+Teacher = Annotated[str | None, typer.Option(help="a causal LM that the method learns from", metavar="FOLDER")]
 OneShot = Annotated[str | None, typer.Option(help="train on this example only", metavar="ID")]
 SamplerName = Annotated[str | None, typer.Option("--sampler", help="local (default), vllm or ray")]
 Samplers = Annotated[int | None, typer.Option(help="actors of --sampler ray")]
@@ -57,6 +58,7 @@ def train(
     prompts: Prompts = None,
     group: GroupSize = None,
     seed: Seed = None,
+    teacher: Teacher = None,
     one_shot: OneShot = None,
     sampler: SamplerName = None,
     samplers: Samplers = None,
@@ -82,6 +84,7 @@ def train(
 
     given = {
         "model": model,
+        "teacher": teacher,
         "task": task,
         "data": data,
         "reward": tuple(reward) if reward else None,

@@ -152,9 +152,20 @@ class PolicyGradient:
         A step of one update has `logp_old` from that update's own forward pass. It is scored beforehand where there are
         more updates, where a `source` may bring other rows, or where a part reads it earlier and says so.
         """
-        wanted = [need for part in self.parts() if isinstance(part, Needy) for need in part.needs]
+        wanted = [need for need in self._wanted() if need.when == "rollout"]
         once = self.descent.epochs * self.descent.minibatches == 1 and not self.source
         return tuple(dict.fromkeys(wanted if once else [LOGP_OLD, *wanted]))
+
+    def joint(self) -> tuple[Need, ...]:
+        """What the parts want of every pass of the policy, each once."""
+        return tuple(dict.fromkeys(need for need in self._wanted() if need.when == "now"))
+
+    def passes(self) -> set[str]:
+        """The names of the weights that some need looks at."""
+        return {name for need in self._wanted() for name in need.passes}
+
+    def _wanted(self) -> list[Need]:
+        return [need for part in self.parts() if isinstance(part, Needy) for need in part.needs]
 
     def heads(self) -> tuple[str, ...]:
         """The scalar heads that the parts want on the policy, each once."""

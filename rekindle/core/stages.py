@@ -37,3 +37,11 @@ class Stages:
     def needs(self) -> tuple[Need, ...]:
         """Every column that some stage asks for, each once."""
         return tuple(dict.fromkeys(need for method in self.methods for need in method.needs()))
+
+    def passes(self) -> set[str]:
+        """The names of the weights that some need of some stage looks at."""
+        return set().union(*(method.passes() for method in self.methods))
+
+    def joint(self) -> tuple[Need, ...]:
+        """What some stage wants of every pass of the policy, each once."""
+        return tuple(dict.fromkeys(need for method in self.methods for need in method.joint()))

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
+
+from rekindle.core.random import uniforms
 
 Metrics = dict[str, tuple[float | int, float | int]]
 """Name -> (sum, count). Sums and counts are added over minibatches; the mean is taken once, at the end."""
@@ -121,7 +123,8 @@ class Seen:
     """What a scoring pass shows of N actions, by pass name ("policy", "reference").
 
     logits: at the sampling temperature. hidden: the last hidden states that predict the actions. weight: the LM head's
-    matrix. values: what the extra heads of the policy say, by head.
+    matrix. values: what the extra heads of the policy say, by head. columns: the batch's own [B T *], at the actions.
+    at: (key, uid, place in the row) of each action, for draws.
     """
 
     logits: Mapping[str, Float[Tensor, "N V"]]
@@ -129,6 +132,15 @@ class Seen:
     weight: Mapping[str, Float[Tensor, "V D"]]
     values: Mapping[str, Float[Tensor, " N"]]
     action: Int[Tensor, " N"]
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    at: tuple[Int[Tensor, ""], Int[Tensor, " N"], Int[Tensor, " N"]] | None = None
+
+    def draws(self, width: int) -> Float64[Tensor, "N W"]:
+        """Uniforms for each action, a function of (key, uid, place): no cut of the batch changes them."""
+        if self.at is None:
+            raise ValueError("nobody said where these actions stand, so nothing can be drawn for them")
+        key, uid, place = self.at
+        return uniforms(key, uid, width, offset=place * width)
 
 
 @dataclass(frozen=True)
@@ -136,13 +148,15 @@ class Need:
     """A column that a part wants from a scoring pass at rollout weights. Equal needs are computed once.
 
     compute: what is seen of N actions -> values [N] or [N K], chunk by chunk. passes: the weights that it looks at.
-    per: "token" gives a column [B T]; "row" the mean over a row's actions, [B] or [B K].
+    per: "token" gives a column [B T]; "row" the mean over a row's actions, [B] or [B K]. when: "now" computes it in
+    every pass of the policy instead, with a gradient through what the policy says: values [N], into `Now.extra`.
     """
 
     name: str
     compute: Callable[[Seen], Tensor]
     passes: tuple[str, ...] = ("policy",)
     per: Literal["token", "row"] = "token"
+    when: Literal["rollout", "now"] = "rollout"
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from rekindle.core.random import uniforms
 from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
 from rekindle.prove.world import World
+from rekindle.tokens.passes import where_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,29 +62,40 @@ class TablePolicy(nn.Module):
         """The logits of states."""
         return self.table[self.world.row[state]] + self.world.bias[state]
 
-    def forward(self, batch: Batch) -> Now:
-        """Log-probs, entropies and head values of a batch; 0 off the mask."""
+    def forward(
+        self, batch: Batch, joint: Sequence[Need] = (), references: Mapping[str, TablePolicy] = MappingProxyType({})
+    ) -> Now:
+        """Log-probs, entropies, head values and joint needs of a batch; 0 off the mask."""
         state = self.world.states(batch)[batch.mask]
         logp = torch.log_softmax(self.logits(state), dim=-1)
         extra = {name: _scatter(batch, head[self.world.row[state]]) for name, head in self.heads.items()}
+        seen = self._seen(batch, references) if joint else None
+        extra |= {need.name: _scatter(batch, need.compute(seen)) for need in joint if seen is not None}
         own = taken(logp, batch.action[batch.mask])
         return Now(logp=_scatter(batch, own), entropy=_scatter(batch, entropy_of(logp)), extra=extra)
 
     @torch.no_grad()
     def columns(self, batch: Batch, needs: Sequence[Need], references: Mapping[str, TablePolicy]) -> dict[str, Tensor]:
         """The columns that `needs` name, from one pass a policy: [B T], or a mean a row."""
-        state, action = self.world.states(batch)[batch.mask], batch.action[batch.mask]
+        seen = self._seen(batch, references)
+        found = {need.name: (need, need.compute(seen)) for need in needs}
+        return {n: (_row_means if need.per == "row" else _scatter)(batch, v) for n, (need, v) in found.items()}
+
+    def _seen(self, batch: Batch, references: Mapping[str, TablePolicy]) -> Seen:
+        """All passes side by side; a gradient flows through the policy's logits alone."""
+        state = self.world.states(batch)[batch.mask]
+        row, (columns, at) = self.world.row[state], where_of(batch, self.table.device)
+        others = {name: model.logits(state).detach() for name, model in references.items()}
         models = {"policy": self, **references}
-        row = self.world.row[state]
-        seen = Seen(
-            logits={name: model.logits(state) for name, model in models.items()},
+        return Seen(
+            logits={"policy": self.logits(state), **others},
             hidden=OneHot(tuple(models), row, len(self.table)),
             weight={name: model.table.detach().T for name, model in models.items()},
             values={name: head[row] for name, head in self.heads.items()},
-            action=action,
+            action=batch.action[batch.mask],
+            columns=columns,
+            at=at,
         )
-        found = {need.name: (need, need.compute(seen)) for need in needs}
-        return {n: (_row_means if need.per == "row" else _scatter)(batch, v) for n, (need, v) in found.items()}
 
     @torch.no_grad()
     def walk(

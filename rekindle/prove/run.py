@@ -16,42 +16,19 @@ from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
 from rekindle.core.schedules import plain
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics, mean_metrics
-from rekindle.errors import GuardStop
+from rekindle.errors import GuardStop, InputError
 from rekindle.prove.policy import TablePolicy
+from rekindle.prove.setting import Setting
 from rekindle.prove.world import Spelling, World
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.offline import Written, as_rollouts
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.stream import stretch
 from rekindle.tokens.verify import Verifier
+from rekindle.train.asked import asked
 from rekindle.train.settings import Rollout, samples_per_prompt
 
 COUNTS = ("prompts", "groups", "uids", "empty_steps")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """How long and how fast both arms of a bed train; everything else is the records' own.
-
-    A step rolls out `prompts` x `group` responses (`votes` a prompt where a method votes) and descends at `lr`
-    in `minibatches` updates, `reuse` times over. budget: a run ends once it has drawn so many responses (0: never).
-    adam: False descends by the plain gradient, whose steps Adam would level out.
-    """
-
-    steps: int = 200
-    prompts: int = 16
-    group: int = 8
-    votes: int = 16
-    lr: float = 0.05
-    minibatches: int = 4
-    reuse: int = 1
-    budget: int = 0
-    adam: bool = True
-
-    def fitted(self, record: PolicyGradient) -> PolicyGradient:
-        """The record with this setting's descent, heads at the same lr; weight decay off: it moves what is fixed."""
-        size = {"minibatches": self.minibatches, "epochs": self.reuse}
-        return record.replace(descent=replace(record.descent, lr=self.lr, head_lr=None, weight_decay=0.0, **size))
 
 
 @dataclass(eq=False)
@@ -68,7 +45,7 @@ class TableRun:
     seed: int
     record: PolicyGradient = field(init=False)
     policy: TablePolicy = field(init=False)
-    reference: TablePolicy = field(init=False)
+    references: dict[str, TablePolicy] = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     verifier: Verifier = field(init=False)
     tokenizer: Spelling = field(init=False)
@@ -80,13 +57,14 @@ class TableRun:
     rewards: list[list[float]] = field(default_factory=list)
     mixed: list[float] = field(default_factory=list)
     trained: list[dict[str, float]] = field(default_factory=list)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Weights at their start."""
         self.record = self.method.at(0.0)
         self.needs = self.record.needs()
         self.policy = TablePolicy(self.world, self.record.heads())
-        self.reference = TablePolicy(self.world)
+        self.references = self._passes()
         descent = self.record.descent
         betas = (descent.beta1, descent.beta2)
         parameters, lr = list(self.policy.parameters()), plain(descent.lr)
@@ -95,6 +73,19 @@ class TableRun:
         self.verifier = Verifier(self.world.task)
         self.tokenizer = Spelling(self.world.tokens)
         self.samples = samples_per_prompt(self.record, Rollout(group=self.setting.group, votes=self.setting.votes))
+
+    def _passes(self) -> dict[str, TablePolicy]:
+        """The start weights as every pass that a need names, and the world's teacher as "teacher"."""
+        taught = [] if self.world.teacher is None else [("teacher", replace(self.world, table=self.world.teacher))]
+        names = sorted({"reference", *self.record.passes()} - {"policy", *(name for name, _ in taught)})
+        if "teacher" in names:
+            raise InputError("the method learns from a teacher, and this bed has none: name a bed that has one")
+        return {name: TablePolicy(world) for name, world in [*((name, self.world) for name in names), *taught]}
+
+    def snapshot(self, name: str) -> None:
+        """The pass `name` as the policy is now."""
+        with torch.no_grad():
+            self.references[name].table.copy_(self.policy.table)
 
     @property
     def prompts_per_step(self) -> int:
@@ -184,7 +175,7 @@ class TableRun:
     def score(self, batch: Batch, also: Sequence[Need] = (LOGP_OLD,)) -> Batch:
         """The batch with every column that the parts need, and those of `also`."""
         needs = tuple(dict.fromkeys((*also, *self.needs)))
-        columns = self.policy.columns(batch, needs, {"reference": self.reference})
+        columns = self.policy.columns(batch, needs, self.references)
         return batch.with_columns(**columns)
 
     def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:
@@ -210,7 +201,9 @@ class TableRun:
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         """One update by Adam. GuardStop where the loss or the gradient is not finite."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, now, metrics = backward(self.policy, part, method, max(len(part), 1), fresh=index == 0)
+        loss, now, metrics = backward(
+            asked(self.policy, method, self.references), part, method, max(len(part), 1), fresh=index == 0
+        )
         limit = method.descent.grad_clip if method.descent.grad_clip > 0 else math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit).item()
         if not math.isfinite(loss) or not math.isfinite(norm):

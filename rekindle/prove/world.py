@@ -74,6 +74,7 @@ class World:
 
     tokens: the text of each. start: prompt text -> its first state. follow: the state after a token, -1 at the end.
     bias: fixed; minus infinity forbids a token. chosen: False where the environment draws. table: the start weights.
+    teacher: the table of another policy to learn from, where there is one.
     embed: texts -> vectors, for novelty; None: the one-hot vectors of the whole texts' tokens.
     """
 
@@ -87,6 +88,7 @@ class World:
     length: int
     task: TableTask
     embed: Callable[[Sequence[str]], Tensor] | None = None
+    teacher: Float[Tensor, "R V"] | None = None
 
     def prompt_rows(self, examples: Sequence[Example]) -> PromptRows:
         """Prompts as rows of ids: the start state is the only id."""

@@ -108,14 +108,18 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
     return {path: layer for path, layer in unwrapped(model).named_modules() if isinstance(layer, BaseTunerLayer)}
 
 
-def keep_start(model: nn.Module) -> StartWeights:
-    """What the model says now, to be read later: a small frozen copy of its adapter, beside the one that trains."""
+def keep_start(model: nn.Module, name: str = START) -> StartWeights:
+    """What the model says now, to be read later: a small frozen copy of its adapter, beside the one that trains.
+
+    name: of the copy; one that is there already gets the weights of now.
+    """
     wrapped: Any = model
-    with _undisturbed():
-        wrapped.add_adapter(START, deepcopy(wrapped.peft_config[TRAINED]))
-    load_adapter_state(model, adapter_state(model), "the adapter", START)
+    if name not in wrapped.peft_config:
+        with _undisturbed():
+            wrapped.add_adapter(name, deepcopy(wrapped.peft_config[TRAINED]))
+    load_adapter_state(model, adapter_state(model), "the adapter", name)
     wrapped.set_adapter(TRAINED)
-    return StartWeights(model, START)
+    return StartWeights(model, name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,20 +6,22 @@ batch's device, and the gradient flows through that copy.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
 from rekindle.errors import InputError
-from rekindle.tokens.heads import Precision, SplitLM, precise, refuse_dropout, split
+from rekindle.tokens.heads import Precision, SplitLM, precise, refuse_dropout, split, unwrapped
 from rekindle.tokens.lora import Weights, at
 from rekindle.tokens.packed import can_pack, packed_hidden, padded_hidden
 from rekindle.tokens.packing import Packing, distinct, pack
+from rekindle.tokens.passes import Where, as_wide, recomputed, where_of
 from rekindle.tokens.rollouts import PromptRows
 from rekindle.tokens.scores import HeadScores, chunk_of, slices
 
@@ -52,19 +54,52 @@ class LMPolicy:
         object.__setattr__(self, "parts", split(self.model))
         object.__setattr__(self, "packs", can_pack(self.model))
 
-    def __call__(self, batch: Batch) -> Now:
+    def __call__(
+        self, batch: Batch, joint: Sequence[Need] = (), references: Mapping[str, Weights] = MappingProxyType({})
+    ) -> Now:
         """Log-probs of the actions and full-vocabulary entropies (nats); exactly 0 off the mask.
 
         Tokens off the mask and before a row's last action are context. Numbers of a row do not depend on the others
         (beyond rounding). An empty mask gives zeros that still backpropagate (zero gradients). The result lies on the
-        batch's device.
+        batch's device. joint: needs that are computed here, by name in `Now.extra`, without gradient for `references`.
         """
         packing = self._pack(batch)
         with precise(self.precision, self.parts.device):
             hidden = self._hidden(self.model, packing)
             logp, entropy = self._scores(hidden, packing.action)
-        extra = {name: _scatter(batch, values) for name, values in self._values(hidden).items()}
+            more = self._joint(batch, packing, hidden, joint, references) if joint else {}
+        extra = {name: _scatter(batch, values) for name, values in {**self._values(hidden), **more}.items()}
         return Now(logp=_scatter(batch, logp), entropy=_scatter(batch, entropy), extra=extra)
+
+    def _joint(
+        self,
+        batch: Batch,
+        packing: Packing,
+        hidden: Float[Tensor, "M D"],
+        joint: Sequence[Need],
+        references: Mapping[str, Weights],
+    ) -> dict[str, Float[Tensor, " M"]]:
+        models = self._passes(joint, references)
+        with torch.no_grad():
+            states = {name: self._states(batch, packing, w) for name, w in models.items() if name != "policy"}
+        where = where_of(batch, self.parts.device)
+
+        def computed(own: Tensor, part: slice) -> tuple[Tensor, ...]:
+            others = {name: rows[part] for name, rows in states.items()}
+            seen = self._seen(models, {**others, "policy": own}, packing.action[part], where, part)
+            return tuple(need.compute(seen) for need in joint)
+
+        chunks = slices(len(packing.action), self._chunk(len(packing.action)))
+        pieces = [recomputed(functools.partial(computed, part=part), hidden[part]) for part in chunks]
+        return {need.name: torch.cat(column) for need, column in zip(joint, zip(*pieces, strict=True), strict=True)}
+
+    def _states(self, batch: Batch, packing: Packing, weights: Weights) -> Float[Tensor, "M D"]:
+        """Another model's hidden states; one of another kind gets whole rows, which any model takes."""
+        with at(weights) as model:
+            if not self.packs or type(unwrapped(model)) is type(unwrapped(self.model)):
+                return self._hidden(model, packing)
+            rows = pack(prompts_of(batch), batch.action, batch.mask, self.parts.device, whole=True)
+            return padded_hidden(model, rows).index_select(0, rows.flat)
 
     def _values(self, hidden: Float[Tensor, "M D"]) -> dict[str, Float[Tensor, " M"]]:
         return {name: head(hidden.to(next(head.parameters()).dtype))[:, 0] for name, head in self.heads.items()}
@@ -81,7 +116,8 @@ class LMPolicy:
         if (weight := self.parts.plain_weight) is not None:
             logp, entropy = HeadScores.apply(hidden, weight, action, self.parts.scale / self.temperature, chunk)
             return logp, entropy
-        pieces = [self._recomputed(hidden[part], action[part]) for part in slices(len(action), chunk)]
+        parts = slices(len(action), chunk)
+        pieces = [recomputed(functools.partial(self._head_scores, action=action[p]), hidden[p]) for p in parts]
         logp, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
         return logp, entropy
 
@@ -120,13 +156,13 @@ class LMPolicy:
         return {name: self.model if name == "policy" else references[name] for name in wanted}
 
     def _score_needs(self, batch: Batch, needs: Sequence[Need], models: Mapping[str, Weights]) -> dict[str, Tensor]:
-        packing, hidden = self._pack(batch), {}
-        for name, weights in models.items():
-            with at(weights) as model:
-                hidden[name] = self._hidden(model, packing)
+        packing = self._pack(batch)
+        hidden = {name: self._states(batch, packing, weights) for name, weights in models.items()}
+        where = where_of(batch, self.parts.device)
         pieces: dict[str, list[Tensor]] = {need.name: [] for need in needs}
         for part in slices(len(packing.action), self._chunk(len(packing.action))):
-            seen = self._seen(models, {name: states[part] for name, states in hidden.items()}, packing.action[part])
+            some = {name: states[part] for name, states in hidden.items()}
+            seen = self._seen(models, some, packing.action[part], where, part)
             for need in needs:
                 pieces[need.name].append(need.compute(seen))
         joined = {name: torch.cat(values) for name, values in pieces.items()}
@@ -136,23 +172,21 @@ class LMPolicy:
     def _chunk(self, tokens: int) -> int:
         return chunk_of(self.parts.vocabulary, tokens) if self.chunk is None else self.chunk
 
-    def _seen(self, models: Mapping[str, Weights], hidden: Mapping[str, Tensor], action: Tensor) -> Seen:
+    def _seen(
+        self, models: Mapping[str, Weights], hidden: Mapping[str, Tensor], action: Tensor, where: Where, part: slice
+    ) -> Seen:
+        """What needs see of the actions `part`; without gradient but for the policy's."""
         logits, matrix = {}, {}
         for name, weights in models.items():
-            with at(weights) as model:
+            with at(weights) as model, torch.set_grad_enabled(torch.is_grad_enabled() and name == "policy"):
                 parts = split(model, probe=False)
-                logits[name] = parts.logits(hidden[name]) / self.temperature
+                logits[name] = as_wide(parts.logits(hidden[name]) / self.temperature, self.parts.vocabulary)
                 assert isinstance(parts.head.weight, Tensor)
                 matrix[name] = parts.head.weight
         values = self._values(hidden["policy"]) if "policy" in hidden else {}
-        return Seen(logits=logits, hidden=hidden, weight=matrix, values=values, action=action)
-
-    def _recomputed(self, hidden: Float[Tensor, "N D"], action: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
-        if not torch.is_grad_enabled():
-            return self._head_scores(hidden, action)
-        scores = checkpoint(self._head_scores, hidden, action, use_reentrant=False, preserve_rng_state=False)
-        assert isinstance(scores, tuple)
-        return scores
+        columns, (key, uid, place) = where
+        columns = {name: values[part] for name, values in columns.items()}
+        return Seen(logits, hidden, matrix, values, action, columns, (key, uid[part], place[part]))
 
     def _head_scores(self, hidden: Float[Tensor, "N D"], action: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
         return logp_and_entropy(self.parts.logits(hidden) / self.temperature, action)

@@ -74,7 +74,7 @@ def estimate(model: Footprint, setup: Setup, work: Work) -> Estimate:
     held: dict[str, float] = {
         "weights": (base + trained * setup.trains) / shared,
         "optimizer": _MOMENTS * trained * setup.trains / shared,
-        "reference": model.parameters * setup.element if setup.reference else 0,
+        "reference": model.parameters * setup.element * setup.copies,
         "sampler's copy": model.parameters * setup.copy,
         "sampling engine": setup.engine,
     }

@@ -14,6 +14,8 @@ from rekindle.core.stages import Stages
 from rekindle.tokens.embed import HashedNgrams, PolicyStates
 from rekindle.tokens.grading.selfcheck import refuse_unsound, told
 from rekindle.tokens.heads import split
+from rekindle.tokens.loader import Loaded
+from rekindle.tokens.lora import Weights
 from rekindle.tokens.packed import checkpoint_layers
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.sampling.base import Sampler
@@ -31,7 +33,9 @@ from rekindle.train.run import Run
 from rekindle.train.settings import RunConfig
 from rekindle.train.shard import copied, sharded
 from rekindle.train.shared_sampler import ranked_sampler
+from rekindle.train.snapshots import made, own_passes
 from rekindle.train.source import data_rewards
+from rekindle.train.teacher import teachers
 
 
 def make_run(
@@ -52,6 +56,7 @@ def make_run(
     loaded = start_model(config, task)
     examples = fitting(loaded, task.split("train"), config.rollout.max_tokens)
     check_written(loaded, method, examples, config.rollout.max_tokens)
+    others = other_passes(config, task, loaded, method.passes())
     frozen = start_weights(loaded) if _wants_reference(method, config.embed) else None
     copy = copied(loaded.model) if ranks.sharded else None
     if config.checkpointing:
@@ -71,7 +76,7 @@ def make_run(
         ahead=make_ahead(resolved, sampler),
         verifier=verifier,
         embed=HashedNgrams() if frozen is None or config.embed == "ngrams" else PolicyStates(frozen, loaded.tokenizer),
-        references={} if frozen is None else {"reference": frozen},
+        references=others if frozen is None else {"reference": frozen, **others},
         optimizer=make_optimizer(loaded.model, method.methods[0], policy.heads),
         examples=examples,
         folder=folder,
@@ -79,6 +84,12 @@ def make_run(
         shares=shares,
         copy=copy,
     )
+
+
+def other_passes(config: RunConfig, task: Task, loaded: Loaded, names: set[str]) -> dict[str, Weights]:
+    """The weights beside the policy's that a method names, but the reference: its snapshots, and its teacher."""
+    snapshots = {name: made(loaded.model, name) for name in own_passes(names)}
+    return {**snapshots, **teachers(config, task, names, loaded)}
 
 
 def make_verifier(config: RunConfig, task: Task, ranks: Ranks) -> Verifier:
@@ -128,4 +139,4 @@ def make_optimizer(
 
 
 def _wants_reference(method: PolicyGradient | Stages, embed: str) -> bool:
-    return embed == "policy" or any("reference" in need.passes for need in method.needs())
+    return embed == "policy" or any("reference" in one.passes() for one in method.methods)

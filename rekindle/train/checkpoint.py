@@ -28,6 +28,7 @@ from rekindle.tokens.lora import (
     save_adapter,
     save_merged,
 )
+from rekindle.train import snapshots
 from rekindle.train.run import Run
 from rekindle.train.shard import gathered, like
 
@@ -56,6 +57,9 @@ def save_checkpoint(run: Run, folder: Path, keep: int) -> Path:
         save_file(heads, partial / STATE / "heads.safetensors")
     if has_start(run.loaded.model):
         save_file(adapter_state(run.loaded.model, START), partial / STATE / "start.safetensors")
+    if run.kept:
+        save_file({n: t.contiguous() for n, t in run.kept.items()}, partial / STATE / "kept.safetensors")
+    snapshots.save(partial / STATE, run.references, run.memory.get("snapshots", []))
     state = {"step": run.step_index, "memory": run.memory, "record_hash": run.resolved.record_hash}
     (partial / STATE / "run.json").write_text(json.dumps(state, indent=2) + "\n")
     publish(partial, place)
@@ -126,6 +130,9 @@ def load_checkpoint(run: Run, place: Path) -> None:
             run.optimizer.state[parameter] = {k: like(v, parameter) for k, v in mine.items()}
     run.step_index = int(state["step"])
     run.memory = dict(state["memory"])
+    kept = place / STATE / "kept.safetensors"
+    run.kept = load_file(kept) if kept.is_file() else {}
+    snapshots.load(place / STATE, run.references, run.memory.get("snapshots", []), run.loaded.model)
     if run.policy.heads:
         saved, own = load_file(place / STATE / "heads.safetensors"), run.policy.heads.state_dict()
         run.policy.heads.load_state_dict({name: like(value, own[name]) for name, value in saved.items()})

@@ -115,7 +115,7 @@ def _work(**values: int) -> Callable[[Setup, Work], tuple[Setup, Work]]:
 
 
 def _adapted(setup: Setup, base: float | None = None) -> Setup:
-    return replace(setup, lora=setup.lora or _RANK, base=base or float(setup.element), reference=False)
+    return replace(setup, lora=setup.lora or _RANK, base=base or float(setup.element), copies=0)
 
 
 def _whole_again(setup: Setup) -> Setup:

@@ -20,6 +20,7 @@ from rekindle.train.launch import placed
 from rekindle.train.lengths import Lengths, lengths
 from rekindle.train.ranks import Place
 from rekindle.train.settings import RunConfig, Voting, parts, samples_per_prompt
+from rekindle.train.snapshots import own_passes
 from rekindle.train.vocabulary import Step, descents, step_of
 from rekindle.train.workload import Setup, Work
 
@@ -146,7 +147,8 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
     element, quantize = BYTES[config.dtype], config.lora.quantize
     lora, heads = config.lora.rank or model.adapter, {h for one in methods for h in one.heads()}
     needs = {need for one in methods for need in one.needs()}
-    models = {name for need in needs for name in need.passes}
+    models = {name for one in methods for name in one.passes()}
+    copies = len(own_passes(models)) + (config.embed == "policy" or "reference" in models)
     rest = model.parameters - model.linear
     narrow = (QUANTIZED.get(quantize, element) * model.linear + element * rest) / model.parameters
     engine = 0 if _sleeps(resolved, hardware) else engine_bytes(resolved, model, found, hardware)
@@ -158,7 +160,7 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
         targets=model.own if model.adapter else config.lora.targets,
         base=narrow,
         heads=len(heads) * (model.hidden + 1),
-        reference=not lora and (config.embed == "policy" or "reference" in models),
+        copies=0 if lora else copies,
         ranks=step.ranks if step.sharded else 1,
         copy=element if step.sharded and step.ranks > 1 else 0,
         tables=(1 + len(models) + 3 * (ENTROPY_OLD in needs)) if needs else 0,

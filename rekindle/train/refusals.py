@@ -24,6 +24,7 @@ from rekindle.train.opened import trains_adapter
 from rekindle.train.ranks import ONE_RANK
 from rekindle.train.settings import RunConfig, parts
 from rekindle.train.shard import ADAPTER_IN_SHARES
+from rekindle.train.teacher import check_teacher
 
 
 def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
@@ -33,6 +34,7 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
     """
     config = resolved.config
     check_fleet(config, resolved.record)
+    check_teacher(config, resolved.record.passes())
     check_adapters(config, here)
     if config.chat_template is not None and not Path(config.chat_template).expanduser().is_file():
         raise InputError(f"chat_template '{config.chat_template}' cannot be read (no such file): name a Jinja file")

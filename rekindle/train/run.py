@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
 from rekindle.train.agreement import agreement
 from rekindle.train.ahead import Ahead
+from rekindle.train.asked import asked
 from rekindle.train.config import Resolved
 from rekindle.train.corrected import cap_of
 from rekindle.train.drawn import drawn, sampling_of, visits
@@ -42,6 +43,7 @@ from rekindle.train.quarantine import quarantine
 from rekindle.train.ranks import agreed
 from rekindle.train.settings import samples_per_prompt
 from rekindle.train.shard import Copy, ShardedPolicy
+from rekindle.train.snapshots import renewed
 from rekindle.train.together import Scores, clip, refuse_drift, refuse_unlike, shared_columns
 
 
@@ -49,9 +51,10 @@ from rekindle.train.together import Scores, clip, refuse_drift, refuse_unlike, s
 class Run:
     """The state of a run. `memory` holds what is saved besides weights and optimiser: plain JSON values by name.
 
-    `memory["history"]` has the share of successes of each visit of each prompt, oldest first. method: all of the run.
-    record: the method of this step, its schedules resolved to plain numbers. ranks: that take its steps together;
-    shares, copy: the policy where they hold a part of its weights each, and a whole copy of its model then.
+    `memory["history"]` has the share of successes of each visit of each prompt, oldest first; kept: tensors that parts
+    keep from step to step, saved too. method: all of the run; record: the method of this step, its schedules resolved
+    to plain numbers. references: the other passes by name. ranks: that take its steps together; shares, copy: the
+    policy where they hold a part of its weights each, and a whole copy of its model then.
     """
 
     resolved: Resolved
@@ -63,13 +66,14 @@ class Run:
     sampler: Sampler
     verifier: Verifier
     embed: Embed
-    references: Mapping[str, Any]
+    references: dict[str, Any]
     optimizer: torch.optim.Optimizer
     examples: Sequence[Example]
     folder: Path | None = None
     step_index: int = 0
     drawn: int = 0
     memory: dict[str, Any] = field(default_factory=lambda: {"prompts": 0, "groups": 0, "empty_steps": 0, "history": {}})
+    kept: dict[str, Tensor] = field(default_factory=dict)
     observed: Metrics = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     last_rollouts: list[tuple[Rollouts, Verdicts]] = field(default_factory=list)
@@ -142,6 +146,12 @@ class Run:
         prompts = [tuple(self.loaded.encode(example)) for example, _ in rows]
         return as_rollouts(rows, prompts, self, first, uid)
 
+    def snapshot(self, name: str) -> None:
+        """The pass `name` gets the weights of now; from here on it is saved with the run."""
+        model = self.loaded.model if self.copy is None else self.copy.refresh()
+        self.references[name] = renewed(self.references[name], model, name)
+        self.memory["snapshots"] = sorted({*self.memory.get("snapshots", []), name})
+
     def fresh(self) -> None:
         """Bring the sampler to the current weights, where they have changed since it was last told."""
         if self.stale:
@@ -195,11 +205,12 @@ class Run:
         descent, micro, ranks = method.descent, method.descent.micro_batch, self.ranks
         self.optimizer.zero_grad(set_to_none=True)
         with memory_told(self.policy, part, micro, self.resolved.config.checkpointing):
-            loss, now, metrics = backward(self.scores, part, method, micro, fresh=index == 0, ranks=ranks)
+            policy = asked(self.scores, method, self.references)
+            loss, now, metrics = backward(policy, part, method, micro, fresh=index == 0, ranks=ranks)
         part = part if "logp_old" in part.extra else part.with_columns(logp_old=now.logp)  # of the first update
         parameters = [p for _, p in self.trainable()]
         sum_gradients(parameters, ranks)
-        metrics = add_metrics(metrics, watched(self.scores, part, method.terms, parameters, micro, ranks))
+        metrics = add_metrics(metrics, watched(policy, part, method.terms, parameters, micro, ranks))
         limit = descent.grad_clip if descent.grad_clip > 0 else math.inf
         norm = clip(parameters, limit)
         if not math.isfinite(loss) or not math.isfinite(norm):

@@ -31,6 +31,7 @@ TASKS_OWN = "task"
 class RunConfig:
     """All of a run but its method's record.
 
+    teacher: a causal LM with the model's tokenizer, for methods that learn from one (folder, hub id or "embedded").
     data: a JSONL, JSON or parquet file, a folder of `datasets`, or a hub id. data_heldout, data_ood: the same, to
     evaluate on. data_layout: how its columns are read ("auto": by their names); data_config, data_split: of a data set
     that has several; data_prompt, data_answer: the columns, where they have other names; streaming: read it as it is
@@ -47,6 +48,7 @@ class RunConfig:
 
     method: str
     model: str = "embedded"
+    teacher: str | None = None
     task: str | None = "reduce"
     data: str | None = None
     data_heldout: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,9 +50,11 @@ class ShardedPolicy:
     inner: LMPolicy
     root: Scored
 
-    def __call__(self, batch: Batch) -> Now:
+    def __call__(
+        self, batch: Batch, joint: Sequence[Need] = (), references: Mapping[str, Weights] = MappingProxyType({})
+    ) -> Now:
         """As the policy inside."""
-        logp, entropy, extra = self.root(lambda: _flat(self.inner(batch)))
+        logp, entropy, extra = self.root(lambda: _flat(self.inner(batch, joint, references)))
         return Now(logp=logp, entropy=entropy, extra=extra)
 
     def columns(

@@ -24,7 +24,7 @@ LOOKED_AT = 4
 class Scores(Protocol):
     """A policy that scores with gradient, and columns without."""
 
-    def __call__(self, batch: Batch) -> Now:
+    def __call__(self, batch: Batch, joint: Sequence[Need] = (), references: Mapping[str, Weights] = ...) -> Now:
         """Log-probs and entropies of the actions."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,11 @@ from rekindle.core.descend import backward
 from rekindle.core.method import PolicyGradient
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Now, Seen, Update
 from rekindle.tokens.labels import Verdicts
+from rekindle.tokens.passes import where_of
 from rekindle.tokens.policy import LMPolicy, row_means
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.verify import Verifier
+from rekindle.train.asked import asked
 from rekindle.train.build import make_heads
 from rekindle.train.drawn import visits
 from tests.methods.made import VERIFIER, WIDTH, group_rollouts, letter_counts, playing
@@ -62,23 +65,32 @@ class TablePolicy(nn.Module):
         """The head's matrix [V D] of `hidden`."""
         return torch.cat([self.before, self.place]).T
 
-    def forward(self, batch: Batch) -> Now:
+    def forward(self, batch: Batch, joint: Sequence[Need] = (), references: Mapping[str, Any] | None = None) -> Now:
         logp = torch.log_softmax(self.logits(batch), dim=-1)
         taken = logp.gather(2, batch.action[..., None])[..., 0]
         entropy = -(logp.exp() * logp).sum(dim=-1)
         extra = {name: (self.hidden(batch) @ self.value).where(batch.mask, 0.0) for name in self.heads}
+        if joint:
+            seen, zeros = self.seen(batch, references or {}), torch.zeros_like(taken)
+            extra |= {need.name: zeros.masked_scatter(batch.mask, need.compute(seen)) for need in joint}
         return Now(logp=taken.where(batch.mask, 0.0), entropy=entropy.where(batch.mask, 0.0), extra=extra)
 
-    @torch.no_grad()
-    def columns(self, batch: Batch, needs: Sequence[Need], references: Mapping[str, Any]) -> dict[str, Tensor]:
-        models = {"policy": self, **references}
-        seen = Seen(
-            logits={name: model.logits(batch)[batch.mask] for name, model in models.items()},
+    def seen(self, batch: Batch, references: Mapping[str, Any]) -> Seen:
+        models, (columns, at) = {"policy": self, **references}, where_of(batch, self.place.device)
+        logits = {name: model.logits(batch)[batch.mask] for name, model in models.items()}
+        return Seen(
+            logits={name: value if name == "policy" else value.detach() for name, value in logits.items()},
             hidden={name: model.hidden(batch)[batch.mask] for name, model in models.items()},
             weight={name: model.weight() for name, model in models.items()},
             values={name: self.hidden(batch)[batch.mask] @ self.value for name in self.heads},
             action=batch.action[batch.mask],
+            columns=columns,
+            at=at,
         )
+
+    @torch.no_grad()
+    def columns(self, batch: Batch, needs: Sequence[Need], references: Mapping[str, Any]) -> dict[str, Tensor]:
+        seen = self.seen(batch, references)
         zeros = torch.zeros(batch.mask.shape, dtype=self.before.dtype)
         token = {n.name: zeros.masked_scatter(batch.mask, n.compute(seen)) for n in needs if n.per == "token"}
         return token | {n.name: row_means(batch, n.compute(seen)) for n in needs if n.per == "row"}
@@ -126,6 +138,27 @@ class Stage:
     memory: dict[str, Any] = field(default_factory=lambda: {"history": {}})
     seen: list[tuple[Rollouts, Verdicts, Tensor]] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
+    snapshots: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Snapshots that the method's needs name, at the start weights."""
+        for name in sorted(self.method.passes() - {"policy", *self.references}):
+            self.snapshot(name)
+
+    @property
+    def references(self) -> dict[str, Any]:
+        """Every other pass that a need may name, each with weights of its own; snapshots once they are made."""
+        return {"reference": self.reference, "teacher": self.reference, **self.snapshots}
+
+    @property
+    def scores(self) -> Callable[[Batch], Now]:
+        """The policy with what the method wants of every pass."""
+        return asked(self.policy, self.method, self.references)
+
+    def snapshot(self, name: str) -> None:
+        """A frozen copy of the policy as it is now, as the pass `name`."""
+        self.snapshots[name] = copy.deepcopy(self.policy if isinstance(self.policy, TablePolicy) else self.policy.model)
 
     @property
     def record(self) -> PolicyGradient:
@@ -161,7 +194,7 @@ class Stage:
 
     def score(self, batch: Batch, also: Sequence[Need] = ()) -> Batch:
         needs = tuple(dict.fromkeys((*self.method.needs(), *self.also, *also)))
-        columns = self.policy.columns(batch, needs, {"reference": self.reference})
+        columns = self.policy.columns(batch, needs, self.references)
         return batch.with_columns(**columns)
 
     def observe(self, rollouts: Rollouts, verdicts: Verdicts, trained: Tensor) -> None:
@@ -175,7 +208,8 @@ class Stage:
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         for parameter in self.parameters:
             parameter.grad = None
-        loss, now, metrics = backward(self.policy, part, method, self.micro_batch, fresh=index == 0)
+        policy = asked(self.policy, method, self.references)
+        loss, now, metrics = backward(policy, part, method, self.micro_batch, fresh=index == 0)
         with torch.no_grad():
             for parameter in self.parameters:
                 parameter -= self.lr * parameter.grad if parameter.grad is not None else 0.0
@@ -263,7 +297,7 @@ def direct(stage: Stage, batch: Batch) -> Tensor:
     """The gradient of the loss of the whole minibatch in one graph: what the word means."""
 
     def work() -> None:
-        now = stage.policy(batch)
+        now = stage.scores(batch)
         loss, _ = stage.method.loss(now, stage.method.weigh(batch, now.detach()))
         loss.backward()
 
@@ -272,5 +306,5 @@ def direct(stage: Stage, batch: Batch) -> Tensor:
 
 def by_descend(stage: Stage, batch: Batch, micro: int, two_pass: bool) -> Tensor:
     """The gradient that the update leaves, cut into pieces of `micro` rows."""
-    run = functools.partial(backward, stage.policy, batch, stage.method, micro, two_pass=two_pass)
+    run = functools.partial(backward, stage.scores, batch, stage.method, micro, two_pass=two_pass)
     return gradients(stage.parameters, run)

@@ -30,7 +30,7 @@ def by_ranks(stage: Stage, batch: Batch, ranks: int = 2) -> Tensor:
     """Ranks gather log-probs, evaluate the same loss, and each backpropagates its own rows; gradients are summed."""
     shares = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1)).tensor_split(ranks)
     with torch.no_grad():
-        parts = [stage.policy(batch.take(rows)) for rows in shares]
+        parts = [stage.scores(batch.take(rows)) for rows in shares]
     back = torch.cat(shares).argsort()
     names = ("logp", "entropy", *parts[0].extra)
     said = [{"logp": p.logp, "entropy": p.entropy, **p.extra} for p in parts]
@@ -40,7 +40,7 @@ def by_ranks(stage: Stage, batch: Batch, ranks: int = 2) -> Tensor:
     grads = torch.autograd.grad(loss, leaves, allow_unused=True)
 
     def rank(rows: Tensor) -> None:
-        own = stage.policy(batch.take(rows))
+        own = stage.scores(batch.take(rows))
         mine = (own.logp, own.entropy, *own.extra.values())
         outputs = [(o, g[rows]) for o, g in zip(mine, grads, strict=True) if g is not None]
         torch.autograd.backward([o for o, _ in outputs], [g for _, g in outputs])
@@ -52,7 +52,7 @@ def by_ranks(stage: Stage, batch: Batch, ranks: int = 2) -> Tensor:
 def test_the_batch_is_alive(name: str) -> None:
     stage, batch = staged(name, torch.float64)
     batch = stage.method.credit(batch)
-    now = stage.policy(batch).detach()
+    now = stage.scores(batch).detach()
     assert batch.success[batch.graded].any() and (batch.advantage > 0).any()
     if len(batch.score.unique()) > 1:  # demonstrations have one score: nothing can be worse than another
         assert not batch.success[batch.graded].all() and (batch.advantage < 0).any()
@@ -103,7 +103,7 @@ def test_padding_is_invisible(name: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
 def test_what_lies_off_live_positions_gets_exactly_no_gradient(name: str, bad: float) -> None:
     stage, batch = staged(name, torch.float64, table=True)
-    now = stage.policy(batch).detach()
+    now = stage.scores(batch).detach()
     extra = {name: value.requires_grad_() for name, value in now.extra.items()}
     now = Now(logp=now.logp.requires_grad_(), entropy=now.entropy.requires_grad_(), extra=extra)
     batch = replace(batch, graded=batch.graded & (batch.group != batch.group.unique()[1]))
@@ -175,10 +175,10 @@ def test_a_loss_that_looks_at_the_whole_minibatch_stays_exact() -> None:
     want = direct(stage, batch)
 
     def by_pieces() -> None:
-        now = stage.policy(batch)
+        now = stage.scores(batch)
         weighed = stage.method.weigh(batch, now.detach())
         for rows in torch.arange(len(batch)).split(3):
-            stage.method.loss(stage.policy(batch.take(rows)), weighed.take(rows))[0].backward()
+            stage.method.loss(stage.scores(batch.take(rows)), weighed.take(rows))[0].backward()
 
     wrong = difference(gradients(stage.parameters, by_pieces), want)
     ours = max(difference(by_descend(stage, batch, m, True), want) for m in MICRO)

@@ -42,7 +42,7 @@ def per_piece(stage: Stage, batch: Batch) -> Tensor:
     def work() -> None:
         for row in torch.arange(len(batch)).split(1):
             part = batch.take(row)
-            now = stage.policy(part)
+            now = stage.scores(part)
             loss = stage.method.loss(now, stage.method.weigh(part, now.detach()))[0] / len(batch)
             if loss.requires_grad:
                 loss.backward()

@@ -23,6 +23,7 @@ from rekindle.core.descend import backward
 from rekindle.core.ranks import Together, sum_gradients
 from rekindle.core.types import Batch
 from rekindle.tokens.policy import LMPolicy
+from rekindle.train.asked import asked
 from rekindle.train.ranks import Processes, joined, place
 from rekindle.train.shard import sharded, whole
 from tests.methods.stage import Stage, staged
@@ -90,7 +91,7 @@ def results(name: str, kind: str, ranks: Together) -> dict[str, Tensor]:
         assert all(isinstance(p, DTensor) for p in stage.parameters), "every weight lies in shares"
         if way == "fsdpmean":
             averaged(shares.root, ranks.count)
-    return trained(score, stage, batch, ranks)
+    return trained(asked(score, stage.method, stage.references), stage, batch, ranks)
 
 
 def all_results(names: list[str], kind: str, ranks: Together) -> dict[str, Tensor]:

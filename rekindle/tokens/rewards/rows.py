@@ -30,7 +30,8 @@ class Names:
     def see(self, examples: Iterable[Example]) -> tuple[str, ...]:
         """All names, those of `examples` included; `answer` is one where any row has one."""
         for example in examples:
-            self.seen |= dict.fromkeys(_name(column) for column in example.meta if column not in _OWN)
+            hidden = (*_OWN, "completions") if "rewards" in example.meta else _OWN  # the data's own, to be learned from
+            self.seen |= dict.fromkeys(_name(column) for column in example.meta if column not in hidden)
             if example.meta.get("answer", example.answer) is not None:
                 self.seen["answer"] = None
         return tuple(self.seen)

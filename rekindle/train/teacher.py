@@ -1,0 +1,48 @@
+"""The teacher of a run: another causal LM that says what it thinks of the policy's tokens, and never trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rekindle.errors import InputError
+from rekindle.tokens.loader import Loaded, context_length, load_model
+from rekindle.tokens.tasks.base import Task
+from rekindle.train.settings import RunConfig
+from rekindle.train.snapshots import TEACHER
+
+
+def teachers(config: RunConfig, task: Task, passes: set[str], student: Loaded) -> dict[str, Any]:
+    """The pass "teacher" where the method has one; InputError where a teacher is missing, unused or of other tokens."""
+    if TEACHER not in passes:
+        return {}
+    if config.teacher is None:
+        raise InputError(f"method '{config.method}' learns from a teacher: add --teacher FOLDER (a causal LM)")
+    found = load_model(config.teacher, task_name=task.name, device=config.device, dtype=config.dtype)
+    check_same_tokens(config.teacher, found.tokenizer, student.tokenizer)
+    mine, theirs = context_length(student.model), context_length(found.model)
+    if mine is not None and theirs is not None and theirs < mine:
+        raise InputError(
+            f"teacher '{config.teacher}' has a context of {theirs} tokens and the model of {mine}: choose a teacher "
+            "with at least as long a context"
+        )
+    found.model.requires_grad_(False)
+    return {TEACHER: found.model}
+
+
+def check_teacher(config: RunConfig, passes: set[str]) -> None:
+    """InputError where a teacher is given that the method never asks."""
+    if config.teacher is not None and TEACHER not in passes:
+        raise InputError(f"method '{config.method}' asks no teacher, and teacher={config.teacher} is given: drop it")
+
+
+def check_same_tokens(spec: str, theirs: Any, ours: Any) -> None:
+    """InputError where two tokenizers differ: log-probs of tokens cannot be compared then."""
+    mine, other = ours.get_vocab(), theirs.get_vocab()
+    if mine == other:
+        return
+    where = next((f"'{t}' is {mine.get(t)} and {other.get(t)}" for t in sorted(mine) if mine[t] != other.get(t)), None)
+    where = where or f"{len(mine)} and {len(other)} tokens"
+    raise InputError(
+        f"teacher '{spec}' has another tokenizer than the model (of the two, {where}), and log-probs of tokens cannot "
+        "be compared then: choose a teacher of the same family"
+    )
