@@ -6,7 +6,6 @@ advantage, alpha * (score - group mean) with alpha = groups / groups that are no
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from rekindle.core.advantages import GroupNormalized
 from rekindle.core.groups import group_index
+from rekindle.core.likelihood import Likelihood
 from rekindle.core.method import Card, Effect, PolicyGradient
-from rekindle.core.objectives import ratio_metrics
-from rekindle.core.ratios import token_ratio
-from rekindle.core.types import Batch, Metrics, Now
+from rekindle.core.types import Batch
 from rekindle.methods import grpo
 
 CARD = Card(
@@ -60,18 +58,6 @@ class PerMixedGroup:
         centred = GroupNormalized(std="none")(batch)
         mixed = group_index(batch.group[(centred != 0).any(dim=1)])[1]
         return centred * (group_index(batch.group[batch.live_rows])[1] / max(mixed, 1))
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """-A * logp: REINFORCE, no ratio and no clip. Its metrics tell how far the weights have moved all the same."""
-
-    separable: ClassVar[bool] = True
-
-    def __call__(self, now: Now, batch: Batch) -> tuple[Float[Tensor, "B T"], Metrics]:
-        """(loss of each token [B T], 0 off live positions; metrics as sums and counts over live tokens)."""
-        loss = -batch.advantage.where(batch.live, 0.0) * now.logp.where(batch.live, 0.0)
-        return loss, ratio_metrics(now, batch, token_ratio(now, batch), 0.0, math.inf)
 
 
 def method() -> PolicyGradient:
