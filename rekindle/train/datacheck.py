@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,8 @@ from rekindle.tokens.rewards import Rewards, load_rewards
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.files import PROFILE, Reading, refuse_leak
-from rekindle.tokens.tasks.layouts import Layout, merged_profile
+from rekindle.tokens.tasks.gathered import refuse_constant
+from rekindle.tokens.tasks.layouts import Layout, graded_splits, merged_profile
 from rekindle.tokens.tasks.lazy import FIRST
 from rekindle.tokens.tasks.rows import EXTENSIONS
 from rekindle.tokens.tasks.sources import Source, open_rows
@@ -82,19 +83,24 @@ def check_data(
     layout, rows = _each(spec, reading)
     others = None if heldout is None else _each(heldout, reading, "heldout")
     tokens = None if model is None else load_tokens(model, None, layout.system_prompt)
-    found = _surveyed(rows if judged is None else judged.noted(rows), tokens)
+    found = _surveyed(rows if judged is None else judged.noted(rows), tokens, layout)
     report.facts |= {"data": spec, "rows": found.rows, "layout": layout.name}
     describe(report, found, None if tokens is None else tokens.context, most, rewarded=judged is not None)
-    profile = layout.profile if others is None else _merged(report, layout, others[0])
+    if found.rewards:
+        _told(report, lambda: refuse_constant(spec, found.rewards))
+    held = None if others is None else _surveyed(others[1], tokens, others[0])
+    labelled = {"train": found.labelled, "heldout": 0 if held is None else held.labelled}
+    layouts = {"train": layout} | ({} if others is None else {"heldout": others[0]})
+    profile = _merged(report, graded_splits(layouts, lambda split: labelled[split] > 0))
     by, rule = reading.by or profile.get("grading.by", "exact"), profile.get("grading.extract", "boxed")
     report.facts["grading"] = by if judged is None else "rewards"
     if judged is None:
         references(report, found, by, rule)
     else:
         judged.tell(report)
-    if heldout is not None and others is not None:
-        _leak(report, spec, heldout, reading)
-        held = _surveyed(others[1], tokens)
+    if heldout is not None and held is not None:
+        sources = {"train": reading.source(spec), "heldout": reading.source(heldout, "heldout")}
+        _told(report, lambda: refuse_leak(sources))
         report.facts |= {"heldout": heldout, "heldout rows": held.rows}
         _heldout(report, found, held, rewarded=judged is not None)
         if judged is None:
@@ -122,24 +128,22 @@ class _Judged:
     def tell(self, report: DataReport) -> None:
         """What a run would be refused for."""
         report.facts["rewards"] = ", ".join(reward.name for reward in self.rewards.rewards)
-        try:
-            self.rewards.fit(self.first)
-        except InputError as error:
-            report.refusals.append(str(error))
+        _told(report, lambda: self.rewards.fit(self.first))
 
 
-def _merged(report: DataReport, train: Layout, heldout: Layout) -> Mapping[str, Any]:
-    """The options that both layouts ask for together; the training data's where they do not go together."""
+def _merged(report: DataReport, layouts: Mapping[str, Layout]) -> Mapping[str, Any]:
+    """The options that all layouts ask for together; the first one's where they do not go together."""
     try:
-        return merged_profile({"train": train, "heldout": heldout})
+        return merged_profile(layouts)
     except InputError as error:
         report.refusals.append(str(error))
-        return train.profile
+        return next(iter(layouts.values())).profile
 
 
-def _leak(report: DataReport, spec: str, heldout: str, reading: Reading) -> None:
+def _told(report: DataReport, check: Callable[[], object]) -> None:
+    """What a check refuses, as one of the report's refusals."""
     try:
-        refuse_leak({"train": reading.source(spec), "heldout": reading.source(heldout, "heldout")})
+        check()
     except InputError as error:
         report.refusals.append(str(error))
 
@@ -202,5 +206,5 @@ def _examples(task: Task, split: str) -> Iterable[Read]:
     return ((e.id, {"prompt": e.prompt, "answer": e.answer, **e.meta}, e) for e in task.split(split))
 
 
-def _surveyed(rows: Iterable[Read], tokens: Tokens | None) -> Survey:
-    return survey(rows) if tokens is None else survey(rows, tokens.encode, tokens.count)
+def _surveyed(rows: Iterable[Read], tokens: Tokens | None, layout: Layout | None = None) -> Survey:
+    return survey(rows, *((None, None) if tokens is None else (tokens.encode, tokens.count)), layout)

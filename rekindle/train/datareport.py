@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rekindle.tokens.grading.base import Grade
 from rekindle.tokens.grading.grader import Grader
 from rekindle.tokens.grading.selfcheck import TOLERATED
 from rekindle.tokens.tasks.survey import Finding, Survey
 
+Number = TypeVar("Number", int, float)
 UNSTATED = "rows whose written solution states no answer (no box, no ####), so that they count as rows without one"
 
 
@@ -35,20 +36,43 @@ def describe(
     facts["prompt characters"] = spread_of(found.characters)
     if found.tokens:
         _lengths(report, found, context, max_tokens)
-    facts["label-free share"] = share(found.rows - found.refused.count - found.labelled, found.rows)
-    if found.labelled == 0 and not rewarded and found.rows > found.refused.count:
+    prompts = len(found.characters)  # of several rows of one prompt that are gathered, one
+    facts["label-free share"] = share(prompts - found.labelled, prompts + found.refused.count)
+    _brought(report, found, max_tokens)
+    if found.labelled == 0 and not rewarded and prompts and not found.written:
         report.warnings.append("no row has an answer: only label-free methods or --reward can train on this")
     tell_of(report.refusals, found.refused, "rows that cannot be read")
     tell_of(report.refusals, found.same_id, "rows whose id another row has")
     if not rewarded:
         tell_of(report.warnings, found.unstated, UNSTATED)
     tell_of(report.warnings, found.duplicates, "rows that repeat an earlier prompt")
-    tell_of(report.warnings, found.conflicts, "prompts that come again with another answer")
+    conflicts = report.refusals if found.gathers else report.warnings
+    tell_of(conflicts, found.conflicts, "prompts that come again with another answer")
     tell_of(report.warnings, found.odd, "prompts with characters that a reader does not see")
     facts |= {"duplicates": found.duplicates.count, "conflicts": found.conflicts.count}
 
 
-def spread_of(lengths: Sequence[int]) -> dict[str, int]:
+def _brought(report: DataReport, found: Survey, max_tokens: int) -> None:
+    """The responses that the rows bring, by column, and their rewards."""
+    facts = report.facts
+    if not found.written:
+        return
+    if found.gathers:
+        facts["prompts"] = len(found.characters)
+    facts["responses"] = sum(len(lengths) for lengths in found.written.values())
+    for what, columns in (("characters", found.written), ("tokens", found.written_tokens)):
+        facts |= {f"{name.removesuffix('s')} {what}": spread_of(lengths) for name, lengths in columns.items()}
+    if found.rewards:
+        facts["rewards"] = spread_of(found.rewards)
+    lengths = [length + 1 for column in found.written_tokens.values() for length in column]  # and the end token
+    if over := sum(length > max_tokens for length in lengths):
+        report.warnings.append(
+            f"{100 * share(over, len(lengths)):.1f} % of the responses have more than {max_tokens} tokens, the end "
+            "token counted: methods that learn from them refuse those; shorten or drop them, or raise --max-tokens"
+        )
+
+
+def spread_of(lengths: Sequence[Number]) -> dict[str, Number]:
     """Least, median, 95th percentile (of the sorted lengths, the lower neighbour) and greatest; empty for none."""
     if not lengths:
         return {}

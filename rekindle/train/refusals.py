@@ -18,6 +18,7 @@ from rekindle.tokens.quantized import quantization
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.lazy import Streamed, looked_at
+from rekindle.tokens.tasks.written import BROUGHT
 from rekindle.train.config import Resolved
 from rekindle.train.fleets import check_fleet
 from rekindle.train.opened import trains_adapter
@@ -87,8 +88,13 @@ def check_columns(method: str, columns: Sequence[str], task: Task) -> None:
         if lacking:
             raise InputError(
                 f"method '{method}' needs a column '{column}' and prompt '{lacking[0]}' has none ({len(lacking)} lack "
-                "it): add it to every row of the data, or use another method"
+                f"it): {_remedy(column)}, or use another method"
             )
+
+
+def _remedy(column: str) -> str:
+    plain = "add it to every row of the data"
+    return f"{plain}, or write rows of {BROUGHT[column]}" if column in BROUGHT else plain
 
 
 def check_prompts(
@@ -133,7 +139,10 @@ def check_written(loaded: Loaded, record: object, examples: Sequence[Example], m
 def check_labels(task: Task) -> None:
     """InputError where the run is to be evaluated on examples of which none has an answer."""
     if all(example.answer is None for example in task.split(evaluated_split(task))):
-        raise InputError("the data has no answers to evaluate on: set evaluate.every=0 or add an 'answer' column")
+        raise InputError(
+            "the data has no answers to evaluate on: set evaluate.every=0, add an 'answer' column, or name rows of "
+            "prompt and answer by data_heldout"
+        )
 
 
 def evaluated_split(task: Task) -> str:

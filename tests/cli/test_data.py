@@ -247,3 +247,41 @@ def test_the_numbers_of_a_report() -> None:
     ]
     chat = [("a", {}, Example("1", "q", None, {"messages": [{"role": "user", "content": c}]})) for c in "xy"]
     assert survey(chat).duplicates.count == 0, "conversations are compared whole"
+
+
+def test_responses_that_the_data_brings_are_counted_and_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pairs = [{"prompt": f"{i}+1", "chosen": "1" * i, "rejected": "no"} for i in range(1, 8)]
+    held = jsonl(tmp_path / "held.jsonl", {"problem": "p", "solution": "so \\boxed{1}"})
+    path, model = jsonl(tmp_path / "a.jsonl", *pairs), llama_folder(tmp_path / "llama")
+    report = checked(capsys, path, "--heldout", held, "--model", model, "--max-tokens", "9")
+    facts = report["facts"]
+    assert (facts["layout"], facts["rows"], facts["responses"]) == ("preference", 7, 14)
+    assert facts["chosen characters"] == {"least": 1, "median": 4, "95 %": 6, "greatest": 7}
+    assert facts["rejected tokens"]["least"] >= 1 and facts["chosen tokens"].keys() == facts["rejected tokens"].keys()
+    assert facts["grading"] == "math", "as the held-out rows ask"
+    assert report["warnings"] == report["refusals"] == []
+    cut = checked(capsys, path, "--model", model, "--max-tokens", "2")
+    assert any("of the responses have more than 2 tokens, the end token counted" in said for said in cut["warnings"])
+
+
+def test_scored_responses_are_gathered_and_their_faults_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"{i // 2}+1", "completion": "a" * (i + 1), "reward": i % 2, "id": i // 2} for i in range(6)
+    ]
+    facts = checked(capsys, jsonl(tmp_path / "a.jsonl", *rows))["facts"]
+    assert (facts["layout"], facts["rows"], facts["prompts"], facts["responses"]) == ("scored", 6, 3, 6)
+    assert facts["rewards"] == {"least": 0.0, "median": 0.0, "95 %": 1.0, "greatest": 1.0}
+    assert (facts["duplicates"], facts["label-free share"]) == (0, 1.0)
+    bad = [{**rows[0], "completion": ""}, {**rows[1], "answer": "5"}]
+    report = checked(capsys, jsonl(tmp_path / "b.jsonl", *rows, *bad), code=2)
+    assert [told.partition(":")[0] for told in report["refusals"]] == [
+        "rows that cannot be read",
+        "prompts that come again with another answer",
+    ]
+    same = [{**row, "reward": 1} for row in rows]
+    (told,) = checked(capsys, jsonl(tmp_path / "c.jsonl", *same), code=2)["refusals"]
+    assert "all 6 rewards are 1" in told

@@ -46,3 +46,30 @@ def test_rows_that_cannot_be_learned_are_told_before_the_first_step(
     with pytest.raises(InputError, match=sentence):
         train("sft", data=data, steps=4, out=tmp_path / "run", options=OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_prompts_and_completions_are_learned_and_measured_on_held_out_answers(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{a}+1", "completion": f"{a}+1={a + 1}"} for a in range(6)]
+    held = written(tmp_path / "h.jsonl", [{"prompt": f"{a}+2", "answer": str(a + 2)} for a in range(4)])
+    options = {**OPTIONS, "data_heldout": str(held), "evaluate.every": 1}
+    out = train("sft", data=written(tmp_path / "d.jsonl", rows), steps=2, out=tmp_path / "run", options=options)
+    assert steps_of(out)[0]["data/score"] == 1.0
+    found = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert any(record["kind"] == "eval" for record in found)
+
+
+def test_data_of_another_layout_names_the_columns_that_are_needed(tmp_path: Path) -> None:
+    data = written(tmp_path / "d.jsonl", [{"prompt": "1+1", "chosen": "2", "rejected": "3"}] * 1)
+    with pytest.raises(
+        InputError, match=r"needs a column 'demonstration' .* or write rows of prompt and completion \("
+    ):
+        train("sft", data=data, steps=1, out=tmp_path / "run", options=OPTIONS)
+    rows = [{"prompt": "1+1", "completion": "2"}]
+    with pytest.raises(InputError, match="add an 'answer' column, or name rows of prompt and answer by data_heldout"):
+        train(
+            "sft",
+            data=written(tmp_path / "e.jsonl", rows),
+            steps=1,
+            out=tmp_path / "run",
+            options={**OPTIONS, "evaluate.every": 1},
+        )

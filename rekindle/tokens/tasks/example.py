@@ -10,6 +10,7 @@ from rekindle.errors import InputError
 from rekindle.tokens.grading.numbers import reference_text
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.layouts import FOREIGN, Layout
+from rekindle.tokens.tasks.messages import kind, read_prompt
 from rekindle.tokens.tasks.rows import Row
 from rekindle.tokens.tasks.shapes import Columns, value_at
 
@@ -35,10 +36,11 @@ class Reader:
         lacking = [name for name in self.layout.columns if name not in row.columns and name != self.layout.prompt]
         columns = row.columns if lacking else self._changed(where, row.columns)
         value = value_at(columns, self.layout.prompt)
-        if value is None:
+        if value is None or (lacking and self.layout.brings):
             raise self._absent(where, row, lacking)
         prompt, messages = read_prompt(f"{where}, column '{self.layout.prompt}'", value)
-        meta = {name: value for name, value in columns.items() if name not in ("prompt", "answer")}
+        own = ("prompt", "answer", self.layout.prompt) if self.layout.brings else ("prompt", "answer")
+        meta = {name: value for name, value in columns.items() if name not in own}
         foreign = meta.pop("messages", None)
         if foreign is not None and self.layout.prompt != "messages":
             meta[FOREIGN] = foreign
@@ -51,17 +53,18 @@ class Reader:
 
     def _absent(self, where: str, row: Row, lacking: list[str]) -> InputError:
         """The sentence for a row without a prompt, or without what its prompt is made of."""
-        made = self.layout.made and bool(lacking)
+        made = (self.layout.made or self.layout.brings) and bool(lacking)
         name = lacking[0] if made else self.layout.prompt
         there = ", ".join(f"'{column}'" for column in row.columns) or "none"
-        remedy = "add one" + (
-            " or drop the row" if made else ", rename the column that holds it, or name it by data_prompt"
-        )
+        drop = " or drop the row" + (", or set data_layout=trl to read prompts alone" if self.layout.brings else "")
+        remedy = "add one" + (drop if made else ", rename the column that holds it, or name it by data_prompt")
         return InputError(f"{where}: no '{name}' (columns: {there}): {remedy}")
 
     def _changed(self, where: str, columns: Columns) -> Columns:
+        told = {"prompt": value_at(columns, self.layout.prompt)} if self.layout.brings else {}
         try:
-            return self.layout.change(columns)
+            changed = self.layout.change({**columns, **told})
+            return {**changed, self.layout.prompt: changed["prompt"]} if told else changed
         except InputError as error:
             raise InputError(f"{where}, {error}") from None
 
@@ -103,40 +106,3 @@ class Reader:
                 f"{where}, column 'id': must be a text or an integer, not {kind(value)}: change or drop it"
             )
         return str(value)
-
-
-def read_prompt(where: str, value: object) -> tuple[str, list[dict[str, str]]]:
-    """(prompt, messages) of a text or a conversation that ends with the user's turn; InputError naming `where`."""
-    if isinstance(value, str):
-        return _text(where, value), []
-    if not isinstance(value, list):
-        raise InputError(f"{where}: must be a text or a list of messages, not {kind(value)}: change it")
-    if not value:
-        raise InputError(f"{where}: the list of messages is empty: add a message with role 'user'")
-    messages = [_message(f"{where}, message {n}", message) for n, message in enumerate(value, start=1)]
-    if messages[-1]["role"] != "user":
-        raise InputError(f"{where}: the last message has role '{messages[-1]['role']}': end with role 'user'")
-    return messages[-1]["content"], messages
-
-
-def _message(where: str, value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
-        raise InputError(f"{where}: must be an object with 'role' and 'content': change it")
-    if not isinstance(value.get("content"), str):
-        raise InputError(f"{where}: 'content' must be a text, not {kind(value.get('content'))}: change it")
-    return {"role": value["role"], "content": _text(where, value["content"])}
-
-
-def _text(where: str, text: str) -> str:
-    if not text.strip():
-        raise InputError(f"{where}: the text is empty: write one or drop the row")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where}: holds half of a surrogate pair, which no tokenizer can encode: repair the text")
-    return text
-
-
-def kind(value: object) -> str:
-    """What a value is, in words."""
-    names = {"NoneType": "null", "dict": "an object", "list": "a list", "bool": "a boolean", "int": "an integer"}
-    names |= {"str": "a text", "float": "a number"}
-    return names.get(type(value).__name__, f"a {type(value).__name__}")

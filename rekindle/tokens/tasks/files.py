@@ -6,7 +6,7 @@ the options `grading.*` say otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +18,17 @@ from rekindle.tokens.grading.numbers import grade, normalise
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Derivation
 from rekindle.tokens.tasks.example import Reader
-from rekindle.tokens.tasks.layouts import SYSTEM_PROMPT, Layout, choose_layout, has, merged_profile
-from rekindle.tokens.tasks.lazy import Streamed
+from rekindle.tokens.tasks.gathered import Placed, gathered, refuse_constant
+from rekindle.tokens.tasks.layouts import (
+    SYSTEM_PROMPT,
+    TRL,
+    Layout,
+    choose_layout,
+    graded_splits,
+    has,
+    merged_profile,
+)
+from rekindle.tokens.tasks.lazy import Streamed, looked_at
 from rekindle.tokens.tasks.rows import Row
 from rekindle.tokens.tasks.sources import Source, held, open_rows
 
@@ -64,10 +73,13 @@ class Reading:
         """What makes examples of the rows of `spec`, of which `first` is the first.
 
         Data to evaluate on may be laid out otherwise: columns that the user names and it lacks are not looked for.
+        Responses that the data brings are columns like any other to reward functions, unless data_layout says how.
         """
         train, row = name == "train", first.columns
         prompt, answer = (n if n and (train or has(row, n)) else None for n in (self.prompt, self.answer))
         layout = choose_layout(f"{spec}, {first.place}", row, self.layout, prompt, answer)
+        if self.rewarded and self.layout == "auto" and layout.brings and not layout.made:
+            layout = replace(TRL, prompt=layout.prompt, answer=answer)  # every column goes to the functions as it is
         written = None if self.rewarded or self.by is None else WRITTEN.get(self.by)
         return Reader(str(spec), layout, not self.rewarded and written is None, written, streamed)
 
@@ -115,8 +127,11 @@ class FileTask:
         read = {name: read_split(file, reading, name) for name, file in self.paths.items()}
         self.layouts: dict[str, Layout] = {name: layout for name, (layout, _) in read.items()}
         self._splits = {name: examples for name, (_, examples) in read.items()}
-        self.profile = {**PROFILE, **merged_profile(self.layouts)}
+        self.profile = {**PROFILE, **merged_profile(graded_splits(self.layouts, self._labelled))}
         self.system_prompt = self.layouts["train"].system_prompt
+
+    def _labelled(self, name: str) -> bool:
+        return any(example.answer is not None for example in looked_at(self._splits[name]))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -159,19 +174,31 @@ def read_split(spec: str | Path, reading: Reading, name: str = "train") -> tuple
     rows = open_rows(own.source(spec, name))
     reader = own.reader(spec, rows[0], own.streaming, name)
     if own.streaming:
+        if reader.layout.gathers:
+            raise InputError(
+                f"{spec}: rows of one prompt are gathered, which needs all of them, and streaming=true reads rows as "
+                "they are used: write one row a prompt with 'completions' and 'rewards', or drop streaming=true"
+            )
         return reader.layout, Streamed(rows, reader)
+    placed = ((row.place, reader(row)) for row in (rows[i] for i in range(len(rows))))
+    examples = _distinct(str(spec), gathered(str(spec), placed) if reader.layout.gathers else placed)
+    if name == "train" and reader.layout.brings:
+        refuse_constant(str(spec), [reward for example in examples for reward in example.meta.get("rewards", ())])
+    return reader.layout, examples
+
+
+def _distinct(spec: str, placed: Iterable[Placed]) -> tuple[Example, ...]:
+    """The examples; InputError where two have one id."""
     examples: list[Example] = []
     places: dict[str, str] = {}
-    for i in range(len(rows)):
-        row = rows[i]
-        example = reader(row)
+    for place, example in placed:
         if example.id in places:
             raise InputError(
-                f"{spec}, {row.place}: duplicate id '{example.id}', also at {places[example.id]}: make ids unique"
+                f"{spec}, {place}: duplicate id '{example.id}', also at {places[example.id]}: make ids unique"
             )
-        places[example.id] = row.place
+        places[example.id] = place
         examples.append(example)
-    return reader.layout, tuple(examples)
+    return tuple(examples)
 
 
 def refuse_leak(sources: Mapping[str, Source]) -> None:

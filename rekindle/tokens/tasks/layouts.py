@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from rekindle.errors import InputError, nearest, unknown
+from rekindle.tokens.tasks import written
 from rekindle.tokens.tasks.shapes import (
     GPQA,
     Columns,
@@ -55,7 +57,8 @@ class Layout:
     afterwards, `a.b` for a key of an object; answer None: verl's `reward_model.ground_truth`, or else `answer` or
     `solution`. stated: whether a worked solution in the answer's column states its answer; a row whose does not has no
     reference. doubt: why a row that only looks like this layout is refused. profile: options that such data needs.
-    system_prompt: of its prompts, None where they carry their own instruction.
+    system_prompt: of its prompts, None where they carry their own instruction. brings: its rows bring responses, as
+    `rekindle.tokens.tasks.written` reads them, beside `prompt`; gathers: rows of one prompt make one example.
     """
 
     name: str
@@ -70,6 +73,19 @@ class Layout:
     stated: Callable[[str], bool] = _any_text
     profile: Mapping[str, Any] = field(default_factory=dict)
     system_prompt: str | None = SYSTEM_PROMPT
+    brings: bool = False
+    gathers: bool = False
+
+
+def _brings(
+    name: str, *columns: str, change: Callable[[Columns], Columns], fits: Callable[[Columns], bool] = _always
+) -> Layout:
+    """A layout whose rows bring responses: nothing is asked for beside the prompt, for they are as they are."""
+    return Layout(name=name, columns=columns, fits=fits, change=change, system_prompt=None, brings=True)
+
+
+def _talk(column: str) -> Layout:
+    return replace(_brings(column, column, change=partial(written.talk, column)), prompt=column, made=True)
 
 
 _MATH = {"grading.by": "math"}
@@ -100,6 +116,11 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(name="skyrl", columns=("prompt", "reward_spec"), answer="reward_spec.ground_truth"),
     Layout(name="verl", columns=_VERL),
+    _brings("preference", "chosen", "rejected", change=written.pair, fits=written.is_pair),
+    _brings("scored_lists", "prompt", "completions", "rewards", change=written.scored_lists),
+    replace(_brings("scored", "prompt", "completion", "reward", change=written.scored), gathers=True),
+    replace(_brings("labelled", "prompt", "completion", "label", change=written.labelled), gathers=True),
+    _brings("demonstration", "prompt", "completion", change=written.demonstration),
     TRL,
     Layout(
         name="math",
@@ -129,6 +150,8 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(name="question", columns=("question", "answer"), prompt="question", answer="answer", doubt=doubt),
     Layout(name="openrlhf", columns=("input", "label"), prompt="input", answer="label"),
+    _talk("messages"),
+    _talk("conversations"),
 )
 NAMES: tuple[str, ...] = ("auto", *(layout.name for layout in LAYOUTS))
 
@@ -152,6 +175,8 @@ def choose_layout(
         if column is not None and not has(row, column):
             raise InputError(f"{where}: {option} names no column '{column}': {nearest(column, row)}")
     layout = _recognised(row, prompt, answer) if name == "auto" else _named(where, row, name, prompt, answer)
+    if layout.brings and any(value_at(row, column) is not None for column in (answer or "answer", "solution")):
+        layout = replace(layout, system_prompt=SYSTEM_PROMPT)  # there are answers to state
     return replace(layout, prompt=prompt or layout.prompt, answer=answer or layout.answer)
 
 
@@ -162,9 +187,14 @@ def has(row: Columns, column: str) -> bool:
 
 def _recognised(row: Columns, prompt: str | None, answer: str | None) -> Layout:
     layout = recognise(row)
+    if layout is TRL and prompt is not None:
+        named = recognise({**row, "prompt": value_at(row, prompt)})
+        columns = tuple(column for column in named.columns if column != "prompt")
+        layout = replace(named, columns=columns) if named.brings else TRL
     if layout.made and prompt is not None:
         return TRL
-    if layout.system_prompt is None and prompt not in (None, layout.prompt):  # what it asks for stood in its own prompt
+    own = layout.system_prompt is None and not layout.brings
+    if own and prompt not in (None, layout.prompt):  # what it asks for stood in its own prompt
         layout = next(one for one in LAYOUTS if one.name == "verl")
     other = answer not in (None, layout.answer)  # what the layout says of answers is said of its own column
     return replace(layout, stated=_any_text, doubt=_sure) if other else layout
@@ -186,17 +216,25 @@ def _named(where: str, row: Columns, name: str, prompt: str | None, answer: str 
 def merged_profile(layouts: Mapping[str, Layout]) -> dict[str, Any]:
     """The options that the layouts of all splits ask for; InputError where one run cannot grade them all.
 
-    "math" also holds what "exact" would, so the two go together.
+    layouts: of the splits that have answers, the first of which says what the others must go with. "math" also holds
+    what "exact" would, so the two go together.
     """
-    train = dict(layouts["train"].profile)
+    first = next(iter(layouts), "train")
+    profile = dict(layouts[first].profile) if layouts else {}
+    said = "the training data" if first == "train" else f"data_{first}"
     for split, layout in layouts.items():
         for option, usual in (("grading.by", "exact"), ("grading.extract", "boxed")):
-            ours, theirs = train.get(option, usual), layout.profile.get(option, usual)
+            ours, theirs = profile.get(option, usual), layout.profile.get(option, usual)
             if {ours, theirs} == {"exact", "math"}:
-                train[option] = "math"
+                profile[option] = "math"
             elif ours != theirs:
                 raise InputError(
-                    f"data_{split} is laid out as '{layout.name}', which needs {option}={theirs}, and the training "
-                    f"data {option}={ours}: measure it by `rekindle eval` instead"
+                    f"data_{split} is laid out as '{layout.name}', which needs {option}={theirs}, and {said} "
+                    f"{option}={ours}: measure it by `rekindle eval` instead"
                 )
-    return train
+    return profile
+
+
+def graded_splits(layouts: Mapping[str, Layout], labelled: Callable[[str], bool]) -> dict[str, Layout]:
+    """The layouts that say how a run grades: not that of written responses without an answer. labelled: of a split."""
+    return {split: layout for split, layout in layouts.items() if not layout.brings or labelled(split)}

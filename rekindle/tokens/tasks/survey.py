@@ -11,8 +11,11 @@ from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.tokens.rollouts import Example
-from rekindle.tokens.tasks.example import Reader, kind
+from rekindle.tokens.tasks.example import Reader
+from rekindle.tokens.tasks.layouts import Layout
 from rekindle.tokens.tasks.lazy import Rows
+from rekindle.tokens.tasks.messages import kind
+from rekindle.tokens.tasks.written import BROUGHT
 
 NAMED = 3
 """Rows of each finding that are named."""
@@ -43,10 +46,13 @@ class Finding:
 class Survey:
     """Counts over the rows of one split. characters, tokens: of prompts; solutions: tokens of worked solutions.
 
-    unstated: rows with a worked solution in which no answer is found. prompts: hash of the prompt -> (place, hash of
-    the answer) of its first row. questions: the same without system messages -> place. references: (place, answer).
+    written, written_tokens: column -> lengths of the responses that the rows bring. rewards: their scores. gathers:
+    rows of one prompt make one example, so that none repeats another. unstated: rows with a worked solution in which no
+    answer is found. prompts: hash of the prompt -> (place, hash of the answer) of its first row. questions: the same
+    without system messages -> place. references: (place, answer).
     """
 
+    gathers: bool = False
     rows: int = 0
     columns: dict[str, Counter[str]] = field(default_factory=dict)
     refused: Finding = field(default_factory=Finding)
@@ -58,6 +64,9 @@ class Survey:
     characters: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     solutions: list[int] = field(default_factory=list)
+    written: dict[str, list[int]] = field(default_factory=dict)
+    written_tokens: dict[str, list[int]] = field(default_factory=dict)
+    rewards: list[float] = field(default_factory=list)
     labelled: int = 0
     references: list[tuple[str, str]] = field(default_factory=list)
     prompts: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
@@ -69,9 +78,13 @@ def survey(
     rows: Iterable[Read],
     encode: Callable[[Example], list[int]] | None = None,
     tokens_of: Callable[[str], int] | None = None,
+    layout: Layout | None = None,
 ) -> Survey:
-    """One pass. encode: the tokens of a prompt; tokens_of: how many a text has; None where no model is named."""
-    found = Survey()
+    """One pass. encode: the tokens of a prompt; tokens_of: how many a text has; None where no model is named.
+
+    layout: of a file, None for a task's rows.
+    """
+    found = Survey(gathers=layout is not None and layout.gathers)
     for place, columns, example in rows:
         found.rows += 1
         for name, value in columns.items():
@@ -79,26 +92,44 @@ def survey(
         if isinstance(example, str):
             found.refused.add(example)
             continue
-        _look(found, place, example)
-        if encode is not None:
+        new = _look(found, place, example)
+        if encode is not None and new:
             found.tokens.append(len(encode(example)))
-        text = next((columns[name] for name in SOLUTIONS if isinstance(columns.get(name), str)), None)
-        if tokens_of is not None and text is not None:
+        if layout is not None and layout.brings:
+            _weigh(found, example, tokens_of)
+        elif tokens_of is not None and (text := _solution(columns)) is not None:
             found.solutions.append(tokens_of(text))
     return found
 
 
-def _look(found: Survey, place: str, example: Example) -> None:
-    """Everything but tokens."""
-    found.characters.append(len(example.prompt))
+def _solution(columns: dict[str, Any]) -> str | None:
+    return next((columns[name] for name in SOLUTIONS if isinstance(columns.get(name), str)), None)
+
+
+def _weigh(found: Survey, example: Example, tokens_of: Callable[[str], int] | None) -> None:
+    """The responses that a row brings."""
+    found.rewards.extend(example.meta.get("rewards", ()))
+    for name in (name for name in BROUGHT if name != "rewards" and name in example.meta):
+        value = example.meta[name]
+        for text in value if isinstance(value, list) else (value,):
+            found.written.setdefault(name, []).append(len(text))
+            if tokens_of is not None:
+                found.written_tokens.setdefault(name, []).append(tokens_of(text))
+
+
+def _look(found: Survey, place: str, example: Example) -> bool:
+    """Everything but tokens. False where the row only adds to an earlier prompt."""
     prompt, answer = _hash(_asked(example)), _hash(str(example.answer))
     found.questions.setdefault(_hash(_asked(example, framed=False)), place)
     if (known := found.prompts.get(prompt)) is not None:
-        found.duplicates.add(f"{place} repeats {known[0]}")
         if known[1] != answer:
             found.conflicts.add(f"{place} and {known[0]}")
+        if found.gathers:
+            return False
+        found.duplicates.add(f"{place} repeats {known[0]}")
     else:
         found.prompts[prompt] = (place, answer)
+    found.characters.append(len(example.prompt))
     if (own := _hash(example.id)) in found.ids:
         found.same_id.add(f"{place}: '{example.id}'")
     found.ids.add(own)
@@ -109,6 +140,7 @@ def _look(found: Survey, place: str, example: Example) -> None:
     if example.answer is not None:
         found.labelled += 1
         found.references.append((place, example.answer))
+    return True
 
 
 def _asked(example: Example, framed: bool = True) -> str:
