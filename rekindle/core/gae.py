@@ -37,6 +37,13 @@ def reward_at_end(batch: Batch) -> Float[Tensor, "B T"]:
     return batch.score[:, None].where(last_live(batch.live), 0.0)
 
 
+def check_discounts(gamma: float, lam: float) -> None:
+    """ValueError where one of the two is no number from 0 to 1."""
+    for name, number in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name} of generalised advantages is a number from 0 to 1, not {number}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Returns:
     """Fills `returns` [B T], the targets of the value head: GAE advantage plus value, 0 off live positions."""
@@ -47,9 +54,7 @@ class Returns:
     reads_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, number in (("gamma", self.gamma), ("lam", self.lam)):
-            if not 0 <= number <= 1:
-                raise ValueError(f"{name} of generalised advantages is a number from 0 to 1, not {number}")
+        check_discounts(self.gamma, self.lam)
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with `returns`; reads `value_old` and the score."""

@@ -6,7 +6,7 @@ of each token, before any advantage is taken. As a loss, see `rekindle.core.term
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
@@ -17,6 +17,23 @@ from rekindle.core.masked import whiten
 from rekindle.core.schedules import Scalar, plain
 from rekindle.core.terms import kl_estimate
 from rekindle.core.types import LOGP_OLD, LOGP_REF, Batch, Need
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClippedScore:
+    """The score, clipped to -limit .. limit before anything is charged: a reward model's outliers pull no harder."""
+
+    limit: float
+    needs: ClassVar[tuple[Need, ...]] = ()
+    reads_score: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0:
+            raise ValueError(f"the limit of clipped scores is a number above 0, not {self.limit}: 2.5 is usual")
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with the scores replaced."""
+        return replace(batch, score=batch.score.clamp(-self.limit, self.limit))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,13 +26,20 @@ def segments(
     return opens.long().cumsum(dim=1).where(mask, -1)
 
 
-def segment_mean(x: Float[Tensor, "B T"], segment: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Mean of `x` over each position's segment, given to every position of it; 0 where `segment` is -1.
+def segment_totals(x: Float[Tensor, "B T"], segment: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """The sum of `x` over each segment of each row, by its id: place k holds that of segment k, 0 where there is none.
 
     Segment ids lie in 0 .. T-1, row by row; they need not be contiguous.
     """
-    inside = segment >= 0
-    slot = segment.clamp(min=0)
-    total = torch.zeros_like(x).scatter_add(1, slot, x.where(inside, 0.0))
-    count = torch.zeros_like(x).scatter_add(1, slot, inside.to(x.dtype))
-    return (total / count.clamp(min=1)).gather(1, slot).where(inside, 0.0)
+    return torch.zeros_like(x).scatter_add(1, segment.clamp(min=0), x.where(segment >= 0, 0.0))
+
+
+def segment_spread(total: Float[Tensor, "B T"], segment: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """What is by segment id, given to every position of the segment; 0 where `segment` is -1."""
+    return total.gather(1, segment.clamp(min=0)).where(segment >= 0, 0.0)
+
+
+def segment_mean(x: Float[Tensor, "B T"], segment: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Mean of `x` over each position's segment, given to every position of it; 0 where `segment` is -1."""
+    count = segment_totals(torch.ones_like(x), segment)
+    return segment_spread(segment_totals(x, segment) / count.clamp(min=1), segment)

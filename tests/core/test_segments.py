@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rekindle.core.segments import segment_mean, segments
+from rekindle.core.segments import segment_mean, segment_spread, segment_totals, segments
 
 D = 9
 
@@ -69,3 +69,11 @@ def test_segment_mean_shares_the_gradient_and_ignores_what_is_outside() -> None:
     assert mean.tolist() == [[2, 2, 0, 7]]
     mean[0, 0].backward()
     assert x.grad.tolist() == [[0.5, 0.5, 0, 0]]
+
+
+def test_totals_stand_at_their_number_and_spread_to_their_positions() -> None:
+    x = torch.tensor([[1.0, 3.0, float("nan"), 7.0]])
+    segment = torch.tensor([[2, 2, -1, 0]])
+    total = segment_totals(x, segment)
+    assert total.tolist() == [[7, 0, 4, 0]], "number 1 is nobody's"
+    assert segment_spread(total, segment).tolist() == [[4, 4, 0, 7]]
