@@ -13,6 +13,7 @@ from rekindle.prove import echo, strata
 from rekindle.prove.bed import Bed
 from rekindle.prove.beds import load_bed, names
 from rekindle.prove.run import TableRun
+from rekindle.tokens.rollouts import PromptRows
 
 
 def start(bed: str, options: dict | None = None, seed: int = 0) -> dict[str, float]:
@@ -101,6 +102,34 @@ def test_spread_covers_all_difficulties_and_the_shares_that_are_asked_for() -> N
     assert start("spread", {"solved": 0.5, "unsolvable": 0.5})["reward"] == pytest.approx(0.5, abs=2e-3)
 
 
+def test_only_the_first_token_counts() -> None:
+    bed = load_bed("first").with_options({"steps": 2, "length": 5})
+    run = TableRun(bed.task.world(0), bed.setting, bed.setting.fitted(methods.load("ppo_clip").method()), 0)
+    rollouts = run.draw(run.examples, 200, run.key)
+    assert {len(text) for text in rollouts.text} == {5} and bool(rollouts.mask.all())
+    run.rewards.append([])
+    batch = run.method.collect(run)
+    assert isinstance(batch.prompt, PromptRows)
+    wanted, state = torch.tensor([ids[0] for ids in batch.prompt.ids]), run.world.states(batch)
+    right = batch.action[:, 0] == wanted
+    assert torch.equal(batch.success, right) and torch.equal(state[:, 0], wanted)
+    assert torch.equal((state[:, 1:] - 10) % 2, right.long()[:, None].expand(-1, 4)), "a state knows what was right"
+    found = start("first", {"length": 5})
+    assert found["accuracy"] == pytest.approx(0.1) and found["entropy"] == pytest.approx(math.log(10))
+    assert found["steps_to_90"] == 301, "never: one step more than the run has"
+
+
+def test_a_blind_value_is_the_same_for_right_and_wrong() -> None:
+    worlds = [load_bed("first").with_options({"sees": sees, "length": 4}).task.world(0) for sees in (True, False)]
+    assert torch.equal(worlds[0].follow, worlds[1].follow)
+    assert worlds[1].row.tolist() == [*range(10), 10, 10, 11, 11, 12, 12] and len(worlds[1].table) == 13
+
+
+def test_steps_to_nine_in_ten_are_counted() -> None:
+    found = load_bed("first").with_options({"length": 1, "steps": 40}).run("ppo_clip", {}, 0)
+    assert 1 < found["steps_to_90"] <= 40 and found["accuracy"] > 0.9
+
+
 def test_a_budget_ends_both_arms_at_equal_responses() -> None:
     bed = load_bed("spread").with_options({"steps": 300, "budget": 1000, "prompts": 8})
     for method in ("grpo", "dapo"):
@@ -137,7 +166,7 @@ def test_unknown_beds_and_metrics_name_the_known_ones() -> None:
 
 
 def test_every_bed_measures_what_it_says() -> None:
-    for name in ("digits", "ways", "strata", "echo", "spread"):
+    for name in ("digits", "ways", "strata", "echo", "spread", "first"):
         bed = load_bed(name).with_options({"steps": 1})
         assert set(bed.metrics) <= set(bed.run("grpo", {}, 0))
 
