@@ -66,6 +66,7 @@ def options(row: Row) -> str:
     """What was set for the experiment, as one item of a list; "" where nothing was."""
     opponent = row.against or "untrained"
     said = [("bed", row.bed_options), ("method", row.options), (opponent, row.against_options)]
+    said += [(f"bed of {opponent}", row.against_bed_options)] if row.against_bed_options is not None else []
     texts = [f"{who}: {', '.join(f'`{k}={v}`' for k, v in given.items())}" for who, given in said if given]
     return f"- {row.claim}: {'; '.join(texts)}" if texts else ""
 

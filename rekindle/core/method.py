@@ -22,7 +22,8 @@ class Effect:
     """A claim that paired seeds can show or deny: on `bed`, `metric` is more (or less) than that of `against`.
 
     against: another method; None = the parent, "" = the untrained start. options, against_options: of the two records,
-    at the bed's scale. bed_options: of the bed. within: then the claim is that the two differ by no more than this.
+    at the bed's scale. bed_options: of the bed; against_bed_options: of the opponent's, where they differ. within: then
+    the claim is that the two differ by no more than this.
     """
 
     claim: str
@@ -33,6 +34,7 @@ class Effect:
     options: Mapping[str, Any] = field(default_factory=dict)
     against_options: Mapping[str, Any] = field(default_factory=dict)
     bed_options: Mapping[str, Any] = field(default_factory=dict)
+    against_bed_options: Mapping[str, Any] | None = None
     within: float | None = None
 
 

@@ -6,7 +6,7 @@ The tabular experiment behind Clip-Cov and KL-Cov (Cui et al., arXiv 2505.22617)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,6 +15,8 @@ from rekindle.core.random import pack_key
 from rekindle.prove.bed import Bed
 from rekindle.prove.run import Setting, TableRun
 from rekindle.prove.world import TableTask, World, free_world
+from rekindle.tokens.rewards import Reward, Rewards
+from rekindle.tokens.rewards.conventions import OpenRlhf
 from rekindle.tokens.rollouts import Example
 
 DIGITS, SAMPLES = 10, 300
@@ -27,6 +29,7 @@ class Digits:
     """`blocks` digits, each followed by `fillers` tokens that do not count; prompts 0 .. targets - 1.
 
     solved, unsolvable: shares of the prompts that the start weights solve, and whose answer is never right.
+    offset: each prompt's scores are shifted by a normal number with this standard deviation, which tells nothing.
     """
 
     blocks: int = 4
@@ -34,6 +37,7 @@ class Digits:
     targets: int = 10
     solved: float = 0.0
     unsolvable: float = 0.0
+    offset: float = 0.0
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "distinct", "entropy")
 
     def world(self, seed: int) -> World:
@@ -50,14 +54,28 @@ class Digits:
         table += FILLER * (~decides & (digit == 0))
         last = place == (self.blocks - 1) * (1 + self.fillers)
         table += SOLVED * (last & ((total + digit) % m == prompt) & (prompt < round(self.solved * m)))
-        return free_world(
+        task = TableTask(examples=self._examples(), answer=self._sum, compared=self._decisions)
+        world = free_world(
             follow.reshape(-1, DIGITS),
             table.reshape(-1, DIGITS),
             tokens="0123456789",
             start=[p * places * m for p in range(m)],
             length=places,
-            task=TableTask(examples=self._examples(), answer=self._sum, compared=self._decisions),
+            task=task,
         )
+        return replace(world, rewards=self._shifted(task, seed)) if self.offset else world
+
+    def _shifted(self, task: TableTask, seed: int) -> Rewards:
+        """1 for a right answer plus the prompt's own offset; success is the right answer all the same."""
+        normal = torch.randn(self.targets, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        offset = {e.prompt: self.offset * x for e, x in zip(task.examples, normal.tolist(), strict=True)}
+
+        def reward(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, list[float]]:
+            said = [query.removeprefix(prompt) for query, prompt in zip(queries, prompts, strict=True)]
+            right = [float(task.answer(text) == label) for text, label in zip(said, labels, strict=True)]
+            return {"rewards": [r + offset[p] for r, p in zip(right, prompts, strict=True)], "scores": right}
+
+        return Rewards((Reward("shifted", reward, convention=OpenRlhf()),))
 
     def measure(self, run: TableRun) -> dict[str, float]:
         """accuracy, entropy (nats a token) and distinct right answers a prompt, of 300 fresh samples a prompt."""

@@ -31,6 +31,7 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     against_options: Mapping[str, Any] = field(default_factory=dict)
     bed_options: Mapping[str, Any] = field(default_factory=dict)
+    against_bed_options: Mapping[str, Any] | None = None
     within: float | None = None
     seeds: Sequence[int]
     ours: Sequence[float]

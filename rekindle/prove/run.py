@@ -70,7 +70,7 @@ class TableRun:
         parameters, lr = list(self.policy.parameters()), plain(descent.lr)
         adam = self.setting.adam
         self.optimizer = torch.optim.Adam(parameters, lr, betas) if adam else torch.optim.SGD(parameters, lr)
-        self.verifier = Verifier(self.world.task)
+        self.verifier = Verifier(self.world.task, self.world.rewards)
         self.tokenizer = Spelling(self.world.tokens)
         self.samples = samples_per_prompt(self.record, Rollout(group=self.setting.group, votes=self.setting.votes))
 

@@ -105,7 +105,8 @@ def check(effect: Effect) -> None:
     if effect.bed in LANGUAGE:
         check_metric(effect.bed, effect.metric)
     else:
-        load_bed(effect.bed).with_options(effect.bed_options).check_metric(effect.metric)
+        for options in (effect.bed_options, _against_bed(effect)):
+            load_bed(effect.bed).with_options(options).check_metric(effect.metric)
 
 
 def _plan(method: str, parent: str | None, effect: Effect, seeds: int | None) -> tuple[list[Arm], list[Arm]]:
@@ -115,11 +116,17 @@ def _plan(method: str, parent: str | None, effect: Effect, seeds: int | None) ->
     count = seeds or SEEDS["language" if effect.bed in LANGUAGE else "table"]
     if not 2 <= count <= 10:
         raise InputError(f"a verdict takes 2 to 10 paired seeds, not {count}: set --seeds")
-    arm = functools.partial(Arm, bed=effect.bed, bed_options=dict(effect.bed_options), short=effect.metric == HALF)
-    ours = [arm(method=method, options=dict(effect.options), seed=seed, train=True) for seed in range(count)]
+    arm = functools.partial(Arm, bed=effect.bed, short=effect.metric == HALF)
+    mine = functools.partial(arm, bed_options=dict(effect.bed_options), method=method, options=dict(effect.options))
     options = dict(effect.against_options) if opponent else dict(effect.options)
-    theirs = [arm(method=opponent or method, options=options, seed=seed, train=bool(opponent)) for seed in range(count)]
-    return ours, theirs
+    other = functools.partial(arm, bed_options=_against_bed(effect), method=opponent or method, options=options)
+    ours = [mine(seed=seed, train=True) for seed in range(count)]
+    return ours, [other(seed=seed, train=bool(opponent)) for seed in range(count)]
+
+
+def _against_bed(effect: Effect) -> dict[str, Any]:
+    own = effect.against_bed_options
+    return dict(effect.bed_options if own is None else own)
 
 
 def _row(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rekindle.core.types import Batch
+from rekindle.tokens.rewards import Rewards
 from rekindle.tokens.rollouts import Example, PromptRows
 from rekindle.tokens.tasks.base import Derivation
 
@@ -74,7 +75,8 @@ class World:
 
     tokens: the text of each. start: prompt text -> its first state. follow: the state after a token, -1 at the end.
     bias: fixed; minus infinity forbids a token. chosen: False where the environment draws. table: the start weights.
-    teacher: the table of another policy to learn from, where there is one.
+    teacher: the table of another policy to learn from, where there is one. rewards: what scores responses, where not
+    the comparison of their answers does.
     embed: texts -> vectors, for novelty; None: the one-hot vectors of the whole texts' tokens.
     """
 
@@ -89,6 +91,7 @@ class World:
     task: TableTask
     embed: Callable[[Sequence[str]], Tensor] | None = None
     teacher: Float[Tensor, "R V"] | None = None
+    rewards: Rewards | None = None
 
     def prompt_rows(self, examples: Sequence[Example]) -> PromptRows:
         """Prompts as rows of ids: the start state is the only id."""

@@ -12,7 +12,8 @@ from scripts import effects
 
 STORED = load()
 ROWS = [(name, i) for name, rows in STORED.items() for i in range(len(rows))]
-WHAT = ("claim", "bed", "metric", "more", "against", "options", "against_options", "bed_options", "within")
+WHAT = ("claim", "bed", "metric", "more", "against", "options", "against_options", "bed_options")
+WHAT = (*WHAT, "against_bed_options", "within")
 
 
 def said(row: Row) -> dict[str, object]:
