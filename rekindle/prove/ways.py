@@ -50,10 +50,10 @@ class Ways:
         wrong = (1 - success) / (len(ANSWERS) - 1)
         bias[n:, len(WAYS) + 1 :] = wrong.flatten().log()[:, None]
         chosen = torch.arange(len(follow)) < n
-        shown = WAYS[0] + ANSWERS[0]
-        again = {
-            i: {"paraphrase": f"question {i}, in other words", "demonstration": shown} for i in range(self.questions)
-        }
+        right, wrong = (WAYS[0] + answer for answer in ANSWERS[:2])
+        written = {"demonstration": right, "chosen": right, "rejected": wrong}
+        written |= {"completions": (right, wrong), "rewards": (1.0, 0.0)}
+        again = {i: {"paraphrase": f"question {i}, in other words", **written} for i in range(self.questions)}
         examples = [Example(str(i), f"question {i}", ANSWERS[0], meta) for i, meta in again.items()]
         start = {e.prompt: i for i, e in enumerate(examples)}
         start |= {meta["paraphrase"]: self.questions + i for i, meta in again.items()}
