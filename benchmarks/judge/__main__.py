@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.judge import page, rows_methods, rows_state, rows_trl, rows_verl
+from benchmarks.judge import page, rows_methods, rows_pairs, rows_state, rows_trl, rows_verl
 from benchmarks.judge.cases import KINDS
 from benchmarks.judge.row import TOLERANCE, Row, judge
 
@@ -27,7 +27,7 @@ WITHOUT = (
 
 def rows() -> dict[str, Row]:
     """Every row, by its name."""
-    return {**rows_verl.rows(), **rows_trl.rows(), **rows_methods.rows(), **rows_state.rows()}
+    return {**rows_verl.rows(), **rows_trl.rows(), **rows_methods.rows(), **rows_pairs.rows(), **rows_state.rows()}
 
 
 def rivals() -> list[str]:

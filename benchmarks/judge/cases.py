@@ -140,6 +140,14 @@ def even(seed: int) -> Case:
     return replace(case, batch=_scored(replace(case.batch, group=torch.arange(ROWS) // 4), score))
 
 
+def paired(seed: int) -> Case:
+    """`ragged` as eight pairs in shuffled order, of each the one response better than the other."""
+    case = ragged(seed)
+    order = torch.randperm(ROWS, generator=_rng(seed + 400))
+    batch = replace(case.batch, group=(torch.arange(ROWS) // 2)[order])
+    return replace(case, batch=_scored(batch, (torch.arange(ROWS) % 2)[order].to(batch.score.dtype)))
+
+
 def ungraded(seed: int) -> Case:
     """`even groups` with two rows that could not be graded."""
     case = even(seed)
@@ -170,4 +178,5 @@ KINDS: Mapping[str, Callable[[int], Case]] = {
     "empty rows": emptied,
     "even groups": even,
     "ungraded rows": ungraded,
+    "pairs": paired,
 }
