@@ -62,6 +62,7 @@ CARD = Card(
         ON_FIRST(
             claim="a blind value: 5 tokens do better than 1", against="ma_rlhf", against_options=ONE, bed_options=BLIND
         ),
+        ON_FIRST(claim="a value that sees: 16 do better than 5", against="ma_rlhf", options=SIXTEEN),
         ON_FIRST(claim="a blind value: 16 do better than 5", against="ma_rlhf", options=SIXTEEN, bed_options=BLIND),
         ON_FIRST(claim="a value that sees: first values do better than means", against="ma_rlhf", options=START),
     ),

@@ -107,7 +107,7 @@ def test_only_the_policys_rows_are_trained() -> None:
         run.step()
     moved = (run.policy.table.detach() - start).abs().amax(dim=1)
     assert moved[0] > 0 and moved[1] == 0
-    assert torch.equal(run.reference.table, start)
+    assert torch.equal(run.references["reference"].table, start)
 
 
 def test_a_seed_gives_the_same_run_and_another_seed_another() -> None:
