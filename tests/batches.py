@@ -126,9 +126,11 @@ def pad(batch: Batch, now: Now, extra: int = 3) -> tuple[Batch, Now]:
     """The same batch and now with `extra` masked positions at the right."""
 
     def wide(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (0, extra), value=-1 if x is batch.extra.get("segment") else 0)
+        edges = (0, 0) * (x.dim() - 2)
+        return torch.nn.functional.pad(x, (*edges, 0, extra), value=-1 if x is batch.extra.get("segment") else 0)
 
-    columns = {n: wide(v) for n, v in batch.extra.items() if isinstance(v, Tensor) and v.shape == batch.mask.shape}
+    there = {n: v for n, v in batch.extra.items() if isinstance(v, Tensor) and v.shape[:2] == batch.mask.shape}
+    columns = {n: wide(v) for n, v in there.items()}
     padded = replace(batch, action=wide(batch.action), mask=wide(batch.mask), extra={**batch.extra, **columns})
     leaves = [wide(x.detach()).requires_grad_(x.requires_grad) for x in (now.logp, now.entropy)]
     return padded, Now(logp=leaves[0], entropy=leaves[1])

@@ -241,6 +241,6 @@ def mean_metrics(metrics: Metrics) -> dict[str, float]:
 
 
 def concat_sequences(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of several [b T'] tensors as one [B T] tensor, padded at the right with zeros."""
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+    """Rows of several [b T' *] tensors as one [B T *] tensor, padded at the right with zeros."""
+    width, inner = max(part.shape[1] for part in parts), (0, 0) * (parts[0].dim() - 2)
+    return torch.cat([torch.nn.functional.pad(part, (*inner, 0, width - part.shape[1])) for part in parts])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,17 +14,27 @@ from rekindle.core.random import uniforms
 from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
 from rekindle.prove.world import World
 from rekindle.tokens.passes import where_of
+from rekindle.tokens.sampling.rules import Taken
 
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """Responses of a table: ids, mask (False at tokens of the environment and after the end), log-probs, entropies."""
+    """Responses of a table: ids, mask (False at tokens of the environment and after the end), log-probs, entropies.
+
+    sampled: log-probs under what was drawn from. extra: a rule's columns.
+    """
 
     ids: Int[Tensor, "B T"]
     mask: Bool[Tensor, "B T"]
     logp: Float[Tensor, "B T"]
     entropy: Float[Tensor, "B T"]
     length: Int[Tensor, " B"]
+    sampled: Float[Tensor, "B T"]
+    extra: Mapping[str, Tensor]
+
+
+Choose = Callable[[Tensor, Tensor, Tensor], Taken]
+"""(states [N], tokens before [N t], a uniform each [N]) -> what is drawn there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +109,22 @@ class TablePolicy(nn.Module):
 
     @torch.no_grad()
     def walk(
-        self, start: Int[Tensor, " B"], uid: Int[Tensor, " B"], key: Int[Tensor, ""], greedy: bool = False
+        self,
+        start: Int[Tensor, " B"],
+        uid: Int[Tensor, " B"],
+        key: Int[Tensor, ""],
+        greedy: bool = False,
+        choose: Choose | None = None,
     ) -> Walk:
-        """Responses from the states `start`, drawn by (key, uid, position), or the most likely ones."""
+        """Responses from the states `start`, drawn by (key, uid, position), or the most likely ones.
+
+        choose: draws the policy's tokens in place of that.
+        """
         world, shape = self.world, (len(start), self.world.length)
         draws = uniforms(key, uid, world.length)
         ids, mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
         said, spread = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-        state, length = start, torch.zeros_like(start)
+        state, length, sampled, steps = start, torch.zeros_like(start), said.clone(), []
         for t in range(world.length):
             alive = state >= 0
             here = state.clamp(min=0)
@@ -114,12 +132,18 @@ class TablePolicy(nn.Module):
             ladder = logp.exp().cumsum(dim=1)
             token = (ladder <= (draws[:, t] * ladder[:, -1])[:, None]).sum(dim=1)
             token = torch.where(world.chosen[here], logp.argmax(dim=1), token) if greedy else token
+            if choose is not None:
+                steps.append(choose(here, ids[:, :t], draws[:, t]))
+                token = token.where(~world.chosen[here], steps[-1].drawn.token)
             own, token = alive & world.chosen[here], token.where(alive, 0)
             ids[:, t], mask[:, t], length = token, own, length + alive
             said[:, t] = taken(logp, token).where(own, 0.0)
+            sampled[:, t] = steps[-1].drawn.logp_sampled.where(own, 0.0) if steps else said[:, t]
             spread[:, t] = entropy_of(logp).where(own, 0.0)
             state = torch.where(alive, world.follow[here, token], -1)
-        return Walk(ids, mask, said, spread, length)
+        names = steps[0].extra if steps else ()
+        extra = {name: torch.stack([step.extra[name] for step in steps], dim=1) for name in names}
+        return Walk(ids, mask, said, spread, length, sampled, extra)
 
 
 def _scatter(batch: Batch, values: Float[Tensor, " N"]) -> Float[Tensor, "B T"]:

@@ -18,11 +18,13 @@ from rekindle.core.schedules import plain
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics, mean_metrics
 from rekindle.errors import GuardStop, InputError
 from rekindle.prove.policy import TablePolicy
+from rekindle.prove.ruled import chosen_by
 from rekindle.prove.setting import Setting
 from rekindle.prove.world import Spelling, World
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.offline import Written, as_rollouts
 from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.sampling.rules import StepRule
 from rekindle.tokens.stream import stretch
 from rekindle.tokens.verify import Verifier
 from rekindle.train.asked import asked
@@ -129,9 +131,9 @@ class TableRun:
         self.memory["prompts"] += count
         return stretch(self.examples, start, count, self.seed)
 
-    def sample(self, examples: Sequence[Example]) -> Rollouts:
-        """Responses of the current weights."""
-        drawn = self.draw(examples, self.samples, self.key)
+    def sample(self, examples: Sequence[Example], rule: StepRule | None = None) -> Rollouts:
+        """Responses of the current weights. rule: draws the policy's tokens."""
+        drawn = self.draw(examples, self.samples, self.key, rule=rule)
         self.sampled += len(drawn)
         return drawn
 
@@ -148,7 +150,14 @@ class TableRun:
         prompts = self.world.prompt_rows([example for example, _ in rows]).ids
         return as_rollouts(rows, prompts, self, first, uid)
 
-    def draw(self, examples: Sequence[Example], count: int, key: Tensor, greedy: bool = False) -> Rollouts:
+    def draw(
+        self,
+        examples: Sequence[Example],
+        count: int,
+        key: Tensor,
+        greedy: bool = False,
+        rule: StepRule | None = None,
+    ) -> Rollouts:
         """`count` responses to each prompt, with group ids and uids of their own."""
         first, uid = self.memory["groups"], self.memory["uids"]
         self.memory["groups"] += len(examples)
@@ -156,7 +165,8 @@ class TableRun:
         rows = [example for example in examples for _ in range(count)]
         prompt = self.world.prompt_rows(rows)
         uids = torch.arange(uid, uid + len(rows))
-        walk = self.policy.walk(torch.tensor([ids[0] for ids in prompt.ids]), uids, key, greedy)
+        choose = None if rule is None else chosen_by(rule, self.policy, self.references, (key, uids))
+        walk = self.policy.walk(torch.tensor([ids[0] for ids in prompt.ids]), uids, key, greedy, choose)
         texts = [self.world.text(ids[:n]) for ids, n in zip(walk.ids.tolist(), walk.length.tolist(), strict=True)]
         return Rollouts(
             example=rows,
@@ -164,12 +174,13 @@ class TableRun:
             ids=walk.ids,
             mask=walk.mask,
             logp=walk.logp,
-            logp_sampled=walk.logp,
+            logp_sampled=walk.sampled,
             entropy=walk.entropy,
             text=texts,
             finish=["eos"] * len(rows),
             group=torch.arange(first, first + len(examples)).repeat_interleave(count),
             uid=uids,
+            extra=walk.extra,
         )
 
     def score(self, batch: Batch, also: Sequence[Need] = (LOGP_OLD,)) -> Batch:

@@ -150,7 +150,7 @@ def to_batch(rollouts: Rollouts, verdicts: Verdicts, key: Tensor) -> Batch:
         score=verdicts.score,
         prompt=rollouts.prompt,
         key=key,
-        extra={"logp_sampled": rollouts.logp_sampled},
+        extra={"logp_sampled": rollouts.logp_sampled, **rollouts.extra},
     )
 
 

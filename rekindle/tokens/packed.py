@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 
 from rekindle.errors import InputError
 from rekindle.tokens.heads import split, unwrapped
+from rekindle.tokens.mixture import inputs
 from rekindle.tokens.packing import SHORT, Bucket, Packing, pack
 from rekindle.tokens.sampling.cache import is_plain
 
@@ -116,7 +117,7 @@ def packed_hidden(model: nn.Module, packing: Packing) -> Float[Tensor, "N D"]:
     inner = unwrapped(model)
     with packed(inner.config):
         out = inner.base_model(
-            input_ids=packing.ids[None],
+            **inputs(model, packing, None),
             position_ids=packing.position[None],
             packing=packing,
             use_cache=False,
@@ -152,5 +153,6 @@ def padded_hidden(model: nn.Module, packing: Packing) -> Float[Tensor, "N D"]:
     """The same of a packing made `whole`: every row with its prompt, padded to the longest."""
     (bucket,) = packing.buckets
     inner = unwrapped(model).base_model
-    hidden = inner(input_ids=packing.ids[bucket.query], use_cache=False, return_dict=True).last_hidden_state
+    given = inputs(model, packing, bucket.query)
+    hidden = inner(**given, use_cache=False, return_dict=True).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, packing.home)

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rekindle.errors import InputError
 
 Prompts = Sequence[tuple[int, ...]]
+Soft = tuple[Int[Tensor, "B T K"], Float[Tensor, "B T K"]]
+"""Token ids and weights of the mixture that stands in place of each action when later ones are predicted."""
 SHORT = 256
 """Keys a row up to which attention as plain matrix products beats the fused kernel on a CPU."""
 _LIKE, _ROWS = 0.7, 8  # a bucket of at least so many rows ends at a row that is shorter than this share of its longest
@@ -34,8 +36,17 @@ class Bucket:
 
 
 @dataclass(frozen=True, eq=False)
+class Mix:
+    """Tokens at `place` whose input is sum_k weight * embedding of `ids` in place of their own embedding."""
+
+    place: Int[Tensor, " S"]
+    ids: Int[Tensor, "S K"]
+    weight: Float[Tensor, "S K"]
+
+
+@dataclass(frozen=True, eq=False)
 class Packing:
-    """N tokens of a micro-batch. flat: the tokens whose hidden states predict `action`.
+    """N tokens of a micro-batch. flat: the tokens whose hidden states predict `action`. mix: None where all are plain.
 
     home: where a token's attention output is among those of all `buckets`, each [R Q] flattened, one after another.
     """
@@ -46,6 +57,7 @@ class Packing:
     home: Int[Tensor, " N"]
     flat: Int[Tensor, " M"]
     action: Int[Tensor, " M"]
+    mix: Mix | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +80,12 @@ def pack(
     device: torch.device | str = "cpu",
     *,
     whole: bool = False,
+    soft: Soft | None = None,
 ) -> Packing:
     """The tokens that the actions under `mask` are predicted from; no row's last action is among them.
 
     Prompts are told apart by their tokens. whole: one bucket, in which every row of the batch stands with its prompt.
+    soft: of actions whose input is a mixture; one with weights of 0 is none.
     No rows at all give one token that nothing looks at. Raises `InputError` on an empty prompt whose first token is an
     action: nothing predicts it.
     """
@@ -85,7 +99,8 @@ def pack(
     asked, answer = _Pieces(start[: len(size)], size, size * 0, size * 0), start[len(size) :]
     answers = _Pieces(answer, fed, start[which], own)
     told = torch.tensor([token for ids in different for token in ids], dtype=torch.int64)
-    ids = torch.cat((told, action[torch.arange(mask.shape[1]) < fed[:, None]]))
+    answered = torch.arange(mask.shape[1]) < fed[:, None]
+    ids = torch.cat((told, action[answered]))
     rows, columns = mask.nonzero(as_tuple=True)
     at = own[rows] + columns - 1  # the place in its row that predicts an action
     buckets, home = (
@@ -103,7 +118,16 @@ def pack(
         action[rows, columns],
     )
     ids, position, home, flat, action = (column.to(device) for column in found)
-    return Packing(ids, position, tuple(_on(bucket, device) for bucket in buckets), home, flat, action)
+    on = tuple(_on(bucket, device) for bucket in buckets)
+    return Packing(ids, position, on, home, flat, action, _mix(soft, answered, len(told), device))
+
+
+def _mix(soft: Soft | None, answered: Bool[Tensor, "B T"], before: int, device: torch.device | str) -> Mix | None:
+    if soft is None:
+        return None
+    ids, weight = (column.cpu()[answered] for column in soft)
+    here = (weight != 0).any(dim=1).nonzero()[:, 0]
+    return Mix((before + here).to(device), ids[here].to(device), weight[here].to(device)) if len(here) else None
 
 
 def distinct(prompts: Prompts) -> tuple[list[tuple[int, ...]], Int[Tensor, " B"]]:

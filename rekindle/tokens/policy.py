@@ -19,6 +19,7 @@ from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
 from rekindle.errors import InputError
 from rekindle.tokens.heads import Precision, SplitLM, precise, refuse_dropout, split, unwrapped
 from rekindle.tokens.lora import Weights, at
+from rekindle.tokens.mixture import soft_of
 from rekindle.tokens.packed import can_pack, packed_hidden, padded_hidden
 from rekindle.tokens.packing import Packing, distinct, pack
 from rekindle.tokens.passes import Where, as_wide, recomputed, where_of
@@ -98,14 +99,15 @@ class LMPolicy:
         with at(weights) as model:
             if not self.packs or type(unwrapped(model)) is type(unwrapped(self.model)):
                 return self._hidden(model, packing)
-            rows = pack(prompts_of(batch), batch.action, batch.mask, self.parts.device, whole=True)
+            rows = self._pack(batch, whole=True)
             return padded_hidden(model, rows).index_select(0, rows.flat)
 
     def _values(self, hidden: Float[Tensor, "M D"]) -> dict[str, Float[Tensor, " M"]]:
         return {name: head(hidden.to(next(head.parameters()).dtype))[:, 0] for name, head in self.heads.items()}
 
-    def _pack(self, batch: Batch) -> Packing:
-        return pack(prompts_of(batch), batch.action, batch.mask, self.parts.device, whole=not self.packs)
+    def _pack(self, batch: Batch, whole: bool = False) -> Packing:
+        where = (batch.action, batch.mask, self.parts.device)
+        return pack(prompts_of(batch), *where, whole=whole or not self.packs, soft=soft_of(batch))
 
     def _hidden(self, model: nn.Module, packing: Packing) -> Float[Tensor, "M D"]:
         states = packed_hidden(model, packing) if self.packs else padded_hidden(model, packing)

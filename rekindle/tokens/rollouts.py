@@ -5,7 +5,7 @@ A row is one sampled response. Rows of one prompt share `group`; `uid` is unique
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rekindle.core.types import concat_sequences
+from rekindle.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Rollouts:
     entropy: nats, of the full tempered distribution. It and `logp` are None where the sampler does not know them.
     finish: "eos", "stop" (a stop string), "length" (truncated) or "demonstration" (nobody sampled it).
     given: the score that the data brings with each row, where nobody sampled any of them.
+    extra: further columns [B T *] of a sampling rule, by name; they become columns of the batch.
     """
 
     example: Sequence[Example]
@@ -63,6 +65,7 @@ class Rollouts:
     group: Int[Tensor, " B"]
     uid: Int[Tensor, " B"]
     given: Float[Tensor, " B"] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -84,6 +87,7 @@ class Rollouts:
             group=self.group[rows],
             uid=self.uid[rows],
             given=None if self.given is None else self.given[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
         )
 
     @staticmethod
@@ -102,6 +106,7 @@ class Rollouts:
             group=torch.cat([p.group for p in parts]),
             uid=torch.cat([p.uid for p in parts]),
             given=_scores([p.given for p in parts]),
+            extra=_columns([p.extra for p in parts]),
         )
 
 
@@ -115,3 +120,13 @@ def _scores(parts: Sequence[Tensor | None]) -> Tensor | None:
     """One column, None where a part has none."""
     known = [part for part in parts if part is not None]
     return torch.cat(known) if len(known) == len(parts) else None
+
+
+def _columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Each column over all parts, padded to a common width; all parts have the same ones."""
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise InputError(
+            "some rows of a batch were drawn by a sampling rule and others were not, so that columns are missing: "
+            "drop the part of the method that brings other rows"
+        )
+    return {name: concat_sequences([part[name] for part in parts]) for name in parts[0]}

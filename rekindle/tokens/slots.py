@@ -11,6 +11,7 @@ from torch import Tensor
 from rekindle.core.types import Batch, Need
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.sampling.rules import StepRule
 
 
 @runtime_checkable
@@ -28,8 +29,8 @@ class TokenRun(Protocol):
         """The next `count` prompts."""
         ...
 
-    def sample(self, examples: Sequence[Example]) -> Rollouts:
-        """N responses to each prompt, every call with group ids and uids of its own."""
+    def sample(self, examples: Sequence[Example], rule: StepRule | None = None) -> Rollouts:
+        """N responses to each prompt, every call with group ids and uids of its own. rule: how a token is drawn."""
         ...
 
     def greedy(self, examples: Sequence[Example]) -> Rollouts:

@@ -22,6 +22,7 @@ from rekindle.train.finals import leave_merged
 from rekindle.train.meter import alarms
 from rekindle.train.ranks import RankLost
 from rekindle.train.refusals import evaluated_split
+from rekindle.train.ruled import evaluated_by
 from rekindle.train.run import Run
 
 Listener = Callable[[dict[str, Any]], None]
@@ -174,7 +175,7 @@ def quick_evaluation(run: Run) -> dict[str, float]:
     settings = evaluation_sampling(run.resolved)
     run.fresh()
     how = {"samples": n, "ks": ks, "seed": config.seed, "at_once": blocks_at_once(run)}
-    found = evaluate(run.sampler, run.verifier, examples, settings, **how)
+    found = evaluate(evaluated_by(run), run.verifier, examples, settings, **how)
     return dict(found.mean)
 
 

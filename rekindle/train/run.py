@@ -28,6 +28,7 @@ from rekindle.tokens.offline import Written, as_rollouts
 from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
+from rekindle.tokens.sampling.rules import StepRule
 from rekindle.tokens.stream import stretch
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
@@ -41,6 +42,7 @@ from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
 from rekindle.train.quarantine import quarantine
 from rekindle.train.ranks import agreed
+from rekindle.train.ruled import under
 from rekindle.train.settings import samples_per_prompt
 from rekindle.train.shard import Copy, ShardedPolicy
 from rekindle.train.snapshots import renewed
@@ -127,12 +129,15 @@ class Run:
         self.memory["prompts"] += count
         return stretch(self.examples, start, count, self.resolved.config.seed)
 
-    def sample(self, examples: Sequence[Example]) -> Rollouts:
-        """Responses of the current weights: `votes` a prompt where the method votes, else `group`."""
+    def sample(self, examples: Sequence[Example], rule: StepRule | None = None) -> Rollouts:
+        """Responses of the current weights: `votes` a prompt where the method votes, else `group`.
+
+        rule: how each token is drawn, where not from the policy alone; `InputError` where the sampler cannot.
+        """
         n = samples_per_prompt(self.record, self.resolved.config.rollout)
         if self.ahead is not None:
             return self.ahead.rollouts(self, examples)
-        return self._draw(examples, n, sampling_of(self.resolved))
+        return self._draw(examples, n, sampling_of(self.resolved), rule)
 
     def greedy(self, examples: Sequence[Example]) -> Rollouts:
         """The most likely response of the current weights to each prompt."""
@@ -160,12 +165,13 @@ class Run:
             self.stale = False
             self._spent("push", began)
 
-    def _draw(self, examples: Sequence[Example], n: int, sampling: Sampling) -> Rollouts:
+    def _draw(self, examples: Sequence[Example], n: int, sampling: Sampling, rule: StepRule | None = None) -> Rollouts:
         self.fresh()
         began = time.perf_counter()
         first = self.memory["groups"]
         self.memory["groups"] += len(examples)
-        rollouts = self.sampler.sample(examples, n, sampling, self.key, first_group=first)
+        sampler = under(rule, self.sampler, self.references)
+        rollouts = sampler.sample(examples, n, sampling, self.key, first_group=first)
         self.drawn += len(rollouts)
         self._spent("sample", began)
         return rollouts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rekindle.core.random import uniforms
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
+from rekindle.tokens.sampling.base import Sampling
+from rekindle.tokens.sampling.rules import Step, StepRule, more_uniforms
 from rekindle.tokens.verify import Verifier
-from tests.tiny_models import EOS
+from tests.tiny_models import EOS, VOCABULARY
 
 VOTES, WIDTH = 6, 9
 DELIMITER = 16  # the letter "n" of the tiny tokenizer
@@ -122,3 +125,16 @@ def playing(rollouts: Rollouts) -> Callable[[int], Rollouts]:
     """A source that plays the groups of `rollouts`, the first group of all as prompt 0, and so on around."""
     groups = rollouts.group.unique()
     return lambda g: rollouts.take((rollouts.group == groups[g % len(groups)]).nonzero()[:, 0])
+
+
+def under_rule(rollouts: Rollouts, rule: StepRule) -> Rollouts:
+    """The same rows with the columns that a rule would keep, had it drawn them from made-up logits."""
+    size, key, never = rollouts.ids.shape[1], torch.tensor(7), torch.zeros(VOCABULARY, dtype=torch.bool)
+    steps = []
+    for t in range(size):
+        where = (rollouts.uid, VOCABULARY)
+        logits = {p: 6 * uniforms(key + i, *where, t * VOCABULARY) for i, p in enumerate(("policy", *rule.passes))}
+        numbers = (uniforms(key, rollouts.uid, 1, t)[:, 0], more_uniforms(key, rollouts.uid, t))
+        steps.append(rule(Step(logits, rollouts.ids[:, :t], *numbers, Sampling(), (), never)).extra)
+    columns = {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
+    return replace(rollouts, extra=columns)

@@ -19,11 +19,12 @@ from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.passes import where_of
 from rekindle.tokens.policy import LMPolicy, row_means
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
+from rekindle.tokens.sampling.rules import StepRule
 from rekindle.tokens.verify import Verifier
 from rekindle.train.asked import asked
 from rekindle.train.build import make_heads
 from rekindle.train.drawn import visits
-from tests.methods.made import VERIFIER, WIDTH, group_rollouts, letter_counts, playing
+from tests.methods.made import VERIFIER, WIDTH, group_rollouts, letter_counts, playing, under_rule
 from tests.tiny_models import VOCABULARY, build, tokenizer
 
 GROUP, PROMPTS = 4, 5
@@ -177,12 +178,13 @@ class Stage:
     def greedy(self, examples: Sequence[Example]) -> Rollouts:
         return Rollouts.concat([self.said(e).take(torch.tensor([1])) for e in examples])
 
-    def sample(self, examples: Sequence[Example]) -> Rollouts:
+    def sample(self, examples: Sequence[Example], rule: StepRule | None = None) -> Rollouts:
         parts = apart([self.said(e) for e in examples])
         collect: Any = self.method.collect
         if not collect.label.votes:
             parts = [part.take(torch.arange(self.group_size)) for part in parts]
-        return Rollouts.concat(parts)
+        rows = Rollouts.concat(parts)
+        return rows if rule is None else under_rule(rows, rule)
 
     def recorded(self, rows: Sequence[tuple[Example, Sequence[tuple[str, float]]]]) -> Rollouts:
         """The made-up rows of each prompt, ragged and with gaps, with the scores of the texts that it brings."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from rekindle.errors import InputError
-from rekindle.tokens.heads import split, unwrapped
+from rekindle.tokens.heads import SplitLM, split, unwrapped
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.cache import Repeated, decoding, empty_cache, is_plain
 from rekindle.tokens.sampling.cascade import Cascade, Unreached
@@ -148,34 +148,18 @@ class Decoder:
             store = Cascade(empty_cache(self.model), len(prompts) * n, max_tokens, ragged)
             live = Live(store, none, none.bool(), none, none)
             return live, self.admit(live, prompts, 0, n)
-        cache, seen, hidden = self.prefill(prompts)
+        cache, seen, hidden = prefill(self.model, self.parts, prompts)
         live = Live(Repeated(cache, seen, n), none, none.bool(), none, none)
         live.extend(0, n, seen)
         return live, hidden.repeat_interleave(n, 0)
 
     def admit(self, live: Live, prompts: Prompts, first: int, n: int) -> Float[Tensor, "B D"]:
         """Adds `n` rows, from `first` on, for each of `prompts`; their last hidden states."""
-        cache, seen, hidden = self.prefill(prompts)
+        cache, seen, hidden = prefill(self.model, self.parts, prompts)
         assert isinstance(live.store, Cascade)
         live.store.join(cache, seen, n)
         live.extend(first, n, seen)
         return hidden.repeat_interleave(n, 0)
-
-    def prefill(self, prompts: Prompts) -> tuple[DynamicCache, Bool[Tensor, "P L"], Float[Tensor, "P D"]]:
-        """The left-padded prompts run once each: their cache, where they are, and their last hidden states."""
-        width, device = max(len(ids) for ids in prompts), self.parts.device
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-        seen = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
-        cache = empty_cache(self.model)
-        out = self.parts.backbone(
-            input_ids=ids,
-            attention_mask=seen,
-            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            return_dict=True,
-        )
-        return cache, seen, out.last_hidden_state[:, -1]
 
     def forward(self, live: Live, token: Int[Tensor, " R"]) -> Float[Tensor, "R D"]:
         """Appends one token to each row; the last hidden states."""
@@ -216,6 +200,25 @@ class Decoder:
             token = live.drop(token.repeat_interleave(2), 2, 0.0) if step == 0 else token
             ends.append(self.forward(live, token))
         return ends
+
+
+def prefill(
+    model: nn.Module, parts: SplitLM, prompts: Prompts
+) -> tuple[DynamicCache, Bool[Tensor, "P L"], Float[Tensor, "P D"]]:
+    """The left-padded prompts run once each: their cache, where they are, and their last hidden states."""
+    width, device = max(len(ids) for ids in prompts), parts.device
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    seen = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
+    cache = empty_cache(model)
+    out = parts.backbone(
+        input_ids=ids,
+        attention_mask=seen,
+        position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        return_dict=True,
+    )
+    return cache, seen, out.last_hidden_state[:, -1]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Only the decoding happens on the model's device; the rollouts are on the CPU, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -17,12 +18,35 @@ from rekindle.core.types import Metrics
 from rekindle.errors import InputError
 from rekindle.tokens.heads import Precision, precise, unwrapped
 from rekindle.tokens.loader import context_length, eos_ids
+from rekindle.tokens.mixture import refuse_unmixable
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.decode import Decoder, Prompts, evaluating
 from rekindle.tokens.sampling.draw import Draw
 from rekindle.tokens.sampling.laid_out import laid_out
+from rekindle.tokens.sampling.rules import special_ids
+from rekindle.tokens.sampling.stepwise import Block, Lane, Ruled, stepwise
 from rekindle.tokens.sampling.stops import StopWatch, suspect_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The prompts of a block and the group of each of its rows."""
+
+    prompts: Prompts
+    group: Int[Tensor, " B"]
+    settings: Sampling
+    key: Int[Tensor, ""]
+
+    @property
+    def n(self) -> int:
+        """Rows of a prompt."""
+        return len(self.group) // len(self.prompts)
+
+    @property
+    def uid(self) -> Int[Tensor, " B"]:
+        """The id of each row."""
+        return self.group * self.n + torch.arange(self.n).repeat(len(self.prompts))
 
 
 class LocalSampler:
@@ -51,7 +75,6 @@ class LocalSampler:
         self.context = context_length(unwrapped(model))
         self._suspects: dict[tuple[str, ...], Tensor] = {}
 
-    @torch.no_grad()
     def sample(
         self, examples: Sequence[Example], n: int, settings: Sampling, key: Int[Tensor, ""], first_group: int
     ) -> Rollouts:
@@ -60,16 +83,44 @@ class LocalSampler:
         Raises `InputError` where there is nothing to sample, on an empty prompt and on one that leaves no room, and
         `GuardStop` on logits that are not finite.
         """
+        size = len(examples) if settings.admit and self.decoder.plain else settings.block
+        return self._sampled(examples, n, settings, (key, first_group, size), None)
+
+    def stepwise(
+        self,
+        examples: Sequence[Example],
+        n: int,
+        settings: Sampling,
+        key: Int[Tensor, ""],
+        first_group: int,
+        by: Ruled,
+    ) -> Rollouts:
+        """The same with every token drawn by a rule; block by block, whatever `settings.admit` is."""
+        if by.rule.mixes:
+            refuse_unmixable(self.model)
+        return self._sampled(examples, n, settings, (key, first_group, settings.block), by)
+
+    @torch.no_grad()
+    def _sampled(
+        self,
+        examples: Sequence[Example],
+        n: int,
+        settings: Sampling,
+        how: tuple[Int[Tensor, ""], int, int],
+        by: Ruled | None,
+    ) -> Rollouts:
+        """how: the key, the first group, and the prompts of a block."""
         if not examples or n < 1:
             raise InputError(f"{len(examples)} prompts with {n} responses each: sample at least one of both")
         prompts = [self._encoded(example, settings.max_tokens) for example in examples]
+        key, first_group, size = how
         blocks = []
-        size = len(examples) if settings.admit and self.decoder.plain else settings.block
         with precise(self.precision, self.decoder.parts.device), evaluating(self.model), laid_out(self.model):
             for start in range(0, len(examples), size):
                 part = slice(start, start + size)
                 group = torch.arange(start, min(part.stop, len(examples))) + first_group
-                blocks.append(self._block(examples[part], prompts[part], group.repeat_interleave(n), settings, key))
+                rows = Rows(prompts[part], group.repeat_interleave(n), settings, key)
+                blocks.append(self._block(examples[part], rows, by))
         return Rollouts.concat(blocks)
 
     def push(self) -> Metrics:
@@ -93,29 +144,44 @@ class LocalSampler:
             )
         return tuple(ids)
 
-    def _block(
-        self, examples: Sequence[Example], prompts: Prompts, group: Tensor, settings: Sampling, key: Int[Tensor, ""]
-    ) -> Rollouts:
-        n, device = len(group) // len(prompts), self.decoder.parts.device
-        uid = group * n + torch.arange(n).repeat(len(prompts))
-        uniform = uniforms(key, uid, settings.max_tokens).to(device)
-        watch = self._watch(settings.stop, torch.zeros(uniform.shape, dtype=torch.int64, device=device))
-        tables, length = self.decoder.run(prompts, settings, uniform, self._end_table(), watch).tables(len(uid))
-        drawn, size = Draw(*(column.cpu() for column in tables)), length.cpu()
+    def _block(self, examples: Sequence[Example], rows: Rows, by: Ruled | None) -> Rollouts:
+        room = torch.zeros(len(rows.uid), rows.settings.max_tokens, dtype=torch.int64, device=self.decoder.parts.device)
+        watch = self._watch(rows.settings.stop, room)
+        drawn, size, extra = self._free(rows, watch) if by is None else self._ruled(rows, by, watch)
         text, finish = self._texts(drawn.token, size, watch)
+        mask = torch.arange(drawn.token.shape[1]) < size[:, None]
         return Rollouts(
-            example=[example for example in examples for _ in range(n)],
-            prompt=PromptRows(tuple(ids for ids in prompts for _ in range(n))),
+            example=[example for example in examples for _ in range(rows.n)],
+            prompt=PromptRows(tuple(ids for ids in rows.prompts for _ in range(rows.n))),
             ids=drawn.token,
-            mask=torch.arange(drawn.token.shape[1]) < size[:, None],
+            mask=mask & ~extra.pop("forced") if by is not None else mask,
             logp=drawn.logp,
             logp_sampled=drawn.logp_sampled,
             entropy=drawn.entropy,
             text=text,
             finish=finish,
-            group=group,
-            uid=uid,
+            group=rows.group,
+            uid=rows.uid,
+            extra=extra,
         )
+
+    def _free(self, rows: Rows, watch: StopWatch | None) -> tuple[Draw, Tensor, dict[str, Tensor]]:
+        trace = self.decoder.run(rows.prompts, rows.settings, self._uniform(rows), self._end_table(), watch)
+        tables, length = trace.tables(len(rows.uid))
+        return Draw(*(column.cpu() for column in tables)), length.cpu(), {}
+
+    def _ruled(self, rows: Rows, by: Ruled, watch: StopWatch | None) -> tuple[Draw, Tensor, dict[str, Tensor]]:
+        models = {"policy": self.model, **by.beside}
+        lanes = {name: Lane(weights, rows.prompts, rows.n) for name, weights in models.items()}
+        length = torch.tensor([len(ids) for ids in rows.prompts], device=self.decoder.parts.device)
+        ends, special = self._end_table(), special_ids(self.tokenizer)
+        block = Block(rows.settings, rows.key, rows.uid, self._uniform(rows), ends, special)
+        tables = stepwise(lanes, length.repeat_interleave(rows.n), block, by.rule, watch)
+        drawn, extra = tables.drawn()
+        return drawn, tables.size.cpu(), extra
+
+    def _uniform(self, rows: Rows) -> Tensor:
+        return uniforms(rows.key, rows.uid, rows.settings.max_tokens).to(self.decoder.parts.device)
 
     def _watch(self, stop: tuple[str, ...], tokens: Tensor) -> StopWatch | None:
         if not stop:
