@@ -46,10 +46,14 @@ def check_discounts(gamma: float, lam: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Returns:
-    """Fills `returns` [B T], the targets of the value head: GAE advantage plus value, 0 off live positions."""
+    """Fills `returns` [B T], the targets of the value head: GAE advantage plus value, 0 off live positions.
+
+    by_token: rewards are those of the column `reward` [B T]; else the score at a row's last live position.
+    """
 
     gamma: float = 1.0
     lam: float = 0.95
+    by_token: bool = False
     needs: ClassVar[tuple[Need, ...]] = (VALUE_OLD,)
     reads_score: ClassVar[bool] = True
 
@@ -57,10 +61,10 @@ class Returns:
         check_discounts(self.gamma, self.lam)
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with `returns`; reads `value_old` and the score."""
+        """The batch with `returns`; reads `value_old` and the rewards."""
         require_finite(batch)
         value = batch.column("value_old").where(batch.live, 0.0)
-        reward = reward_at_end(batch).to(value.dtype)
+        reward = (batch.column("reward") if self.by_token else reward_at_end(batch)).to(value.dtype)
         return batch.with_columns(returns=gae(reward, value, batch.live, self.gamma, self.lam) + value)
 
 

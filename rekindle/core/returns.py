@@ -16,7 +16,7 @@ from rekindle.core.advantages import require_finite
 from rekindle.core.masked import whiten
 from rekindle.core.schedules import Scalar, plain
 from rekindle.core.terms import kl_estimate
-from rekindle.core.types import LOGP_OLD, LOGP_REF, Batch, Need
+from rekindle.core.types import LOGP_OLD, LOGP_REF, Batch, Metrics, Need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,34 @@ class KLInReward:
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with the column `reward`, 0 off live positions."""
-        require_finite(batch)
-        live = batch.live
-        x = batch.column("logp_ref").where(live, 0.0) - batch.logp_old.where(live, 0.0)
-        outcome = batch.score[:, None].where(last_live(live), 0.0)
-        return batch.with_columns(reward=outcome - plain(self.coef) * kl_estimate(x, self.estimator))
+        return charged(batch, plain(self.coef), self.estimator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLByCoefficient:
+    """`KLInReward` with the coefficient in the column `kl_coef` [B], which a controller of the run fills."""
+
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    needs: ClassVar[tuple[Need, ...]] = (LOGP_OLD, LOGP_REF)
+    reads_score: ClassVar[bool] = True
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with the column `reward`, 0 off live positions."""
+        return charged(batch, batch.column("kl_coef")[:, None], self.estimator)
+
+    def report(self, batch: Batch) -> Metrics:
+        """The coefficient as `kl_coef`."""
+        coef = batch.column("kl_coef")
+        return {"kl_coef": (coef.sum().item(), len(coef))}
+
+
+def charged(batch: Batch, coef: float | Float[Tensor, "B 1"], estimator: Literal["k1", "k2", "k3"]) -> Batch:
+    """The batch with the column `reward`: the score at each row's end, minus coef * the KL estimate of each token."""
+    require_finite(batch)
+    live = batch.live
+    x = batch.column("logp_ref").where(live, 0.0) - batch.logp_old.where(live, 0.0)
+    outcome = batch.score[:, None].where(last_live(live), 0.0)
+    return batch.with_columns(reward=outcome - coef * kl_estimate(x, estimator))
 
 
 @dataclass(frozen=True)
