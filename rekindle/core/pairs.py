@@ -8,7 +8,7 @@ others; it gives every live token of a prompt the prompt's own loss (`of_prompts
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -83,11 +83,11 @@ def _pairs(batch: Batch, rank: Tensor) -> Pairs:
 class PairedPrompts:
     """Every prompt with a pair counts the same, and within a prompt every kept token; all 0 where no prompt has one.
 
-    which: "preferred" counts only pairs that state a preference. Minibatches hold whole prompts: `Descent.cut_groups`
-    would tear pairs apart.
+    which: "preferred" counts only pairs that state a preference. Minibatches must hold whole prompts.
     """
 
     which: Which = "all"
+    whole_prompts: ClassVar[bool] = True
 
     def __call__(self, batch: Batch, kept: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Weights that sum to 1 / (number of prompts with a pair) over each of these prompts."""

@@ -13,6 +13,7 @@ from rekindle.train.settings import (
     PositiveSignal,
     Refuses,
     Rollout,
+    WholePrompts,
     parts,
     samples_per_prompt,
 )
@@ -21,6 +22,8 @@ from rekindle.train.settings import (
 def check(record: Any, rollout: Rollout) -> None:
     """Raise InputError, one sentence with its remedy, for options that contradict each other."""
     check_traits(record)
+    for method in record.methods:
+        _check_cut(method)
     sampled = samples_per_prompt(record, rollout)
     if sampled < rollout.group:
         raise InputError(
@@ -35,6 +38,13 @@ def check(record: Any, rollout: Rollout) -> None:
         raise InputError("truncated sampling needs its correction, which is not there: set rollout.top_p=1")
     if rollout.top_k > 0:
         raise InputError("truncated sampling needs its correction, which is not there: set rollout.top_k=0")
+
+
+def _check_cut(method: Any) -> None:
+    """InputError where minibatches tear apart the responses that a part compares."""
+    paired = next((type(part).__name__ for part in parts(method) if isinstance(part, WholePrompts)), None)
+    if paired is not None and method.descent.cut_groups:
+        raise InputError(f"descent.cut_groups=true tears the pairs of {paired} apart: set it to false")
 
 
 def check_traits(record: Any) -> None:

@@ -131,6 +131,13 @@ class Refuses(Protocol):
 
 
 @runtime_checkable
+class WholePrompts(Protocol):
+    """A part that compares the responses of a prompt in a minibatch."""
+
+    whole_prompts: bool
+
+
+@runtime_checkable
 class Voting(Protocol):
     """A label that says whether it votes."""
 

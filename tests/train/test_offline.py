@@ -73,3 +73,10 @@ def test_data_of_another_layout_names_the_columns_that_are_needed(tmp_path: Path
             out=tmp_path / "run",
             options={**OPTIONS, "evaluate.every": 1},
         )
+
+
+def test_minibatches_that_tear_pairs_apart_are_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "1+1=", "chosen": "2", "rejected": "3"}]
+    options = {**OPTIONS, "descent.cut_groups": True}
+    with pytest.raises(InputError, match="tears the pairs of PairedPrompts apart"):
+        train("dpo", data=written(tmp_path / "d.jsonl", rows), steps=1, out=tmp_path / "run", options=options)
