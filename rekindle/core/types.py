@@ -148,8 +148,9 @@ class Need:
     """A column that a part wants from a scoring pass at rollout weights. Equal needs are computed once.
 
     compute: what is seen of N actions -> values [N] or [N K], chunk by chunk. passes: the weights that it looks at.
-    per: "token" gives a column [B T]; "row" the mean over a row's actions, [B] or [B K]. when: "now" computes it in
-    every pass of the policy instead, with a gradient through what the policy says: values [N], into `Now.extra`.
+    per: "token" gives a column [B T] or [B T K]; "row" the mean over a row's actions, [B] or [B K]. when: "now"
+    computes it in every pass of the policy instead, with a gradient through what the policy says: values [N], into
+    `Now.extra`.
     """
 
     name: str

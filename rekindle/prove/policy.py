@@ -146,8 +146,9 @@ class TablePolicy(nn.Module):
         return Walk(ids, mask, said, spread, length, sampled, extra)
 
 
-def _scatter(batch: Batch, values: Float[Tensor, " N"]) -> Float[Tensor, "B T"]:
-    return torch.zeros(batch.mask.shape, dtype=values.dtype).masked_scatter(batch.mask, values)
+def _scatter(batch: Batch, values: Float[Tensor, "N *K"]) -> Float[Tensor, "B T *K"]:
+    zeros = torch.zeros((*batch.mask.shape, *values.shape[1:]), dtype=values.dtype)
+    return zeros.index_put((batch.mask,), values) if values.dim() > 1 else zeros.masked_scatter(batch.mask, values)
 
 
 def _row_means(batch: Batch, values: Float[Tensor, "N *K"]) -> Float[Tensor, "B *K"]:

@@ -23,7 +23,7 @@ from rekindle.prove.setting import Setting
 from rekindle.prove.world import Spelling, World
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.offline import Written, as_rollouts
-from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.rules import StepRule
 from rekindle.tokens.stream import stretch
 from rekindle.tokens.verify import Verifier
@@ -141,6 +141,10 @@ class TableRun:
         """The most likely response to each prompt."""
         self.sampled += len(examples)
         return self.draw(examples, 1, self.key, greedy=True)
+
+    def prompt_rows(self, examples: Sequence[Example]) -> PromptRows:
+        """The prompts as token ids: their start states."""
+        return self.world.prompt_rows(examples)
 
     def recorded(self, rows: Sequence[tuple[Example, Sequence[Written]]]) -> Rollouts:
         """Responses that the world's examples bring, each with its score."""

@@ -129,7 +129,7 @@ class LMPolicy:
     ) -> dict[str, Tensor]:
         """One scoring pass without gradient per model that `needs` name: column name -> values [B T], 0 off the mask.
 
-        A need per row gives its mean over the row's actions, [B] or [B K].
+        A need per row gives its mean over the row's actions, [B] or [B K]; one per token of several numbers [B T K].
 
         "policy" is this model; `references` are models of the same architecture on its device, or the start weights
         inside this one. `micro_batch` rows go together, those of a prompt side by side. The columns lie on the batch's
@@ -219,7 +219,10 @@ def row_means(batch: Batch, values: Float[Tensor, "N *K"]) -> Float[Tensor, "B *
     return total / count.view(-1, *[1] * (values.dim() - 1))
 
 
-def _scatter(batch: Batch, values: Float[Tensor, " N"]) -> Float[Tensor, "B T"]:
+def _scatter(batch: Batch, values: Float[Tensor, "N *K"]) -> Float[Tensor, "B T *K"]:
     """`values` at the positions of the mask, on the mask's device."""
-    zeros = torch.zeros(batch.mask.shape, dtype=values.dtype, device=batch.mask.device)
+    shape = (*batch.mask.shape, *values.shape[1:])
+    zeros = torch.zeros(shape, dtype=values.dtype, device=batch.mask.device)
+    if values.dim() > 1:
+        return zeros.index_put((batch.mask,), values.to(batch.mask.device))
     return zeros.masked_scatter(batch.mask, values.to(batch.mask.device))

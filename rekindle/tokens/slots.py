@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rekindle.core.types import Batch, Need
 from rekindle.tokens.labels import Verdicts
-from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.rules import StepRule
 
 
@@ -24,6 +24,16 @@ class TokenRun(Protocol):
     key: Tensor
     verifier: Any
     embed: Any
+    kept: dict[str, Tensor]
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """All training prompts."""
+        ...
+
+    def prompt_rows(self, examples: Sequence[Example]) -> PromptRows:
+        """Prompts as token ids."""
+        ...
 
     def next_examples(self, count: int) -> Sequence[Example]:
         """The next `count` prompts."""

@@ -15,6 +15,7 @@ from rekindle.tokens.labels import Label
 from rekindle.tokens.loader import Loaded, context_length, resolve_device
 from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.quantized import quantization
+from rekindle.tokens.reference_value import NO_ANSWERS
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.lazy import Streamed, looked_at
@@ -59,6 +60,10 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
     for part in parts(resolved.record):
         if isinstance(part, ReadsColumns):
             check_columns(config.method, part.example_columns, task)
+        if isinstance(part, ReadsAnswers) and all(
+            e.answer is None for e in looked_at(task.split(evaluated_split(task)))
+        ):
+            raise InputError(NO_ANSWERS)
     if config.evaluate.every:
         check_labels(task)
 
@@ -81,6 +86,13 @@ class ReadsColumns(Protocol):
     """A part that reads columns of the data besides prompt and answer."""
 
     example_columns: ClassVar[tuple[str, ...]]
+
+
+@runtime_checkable
+class ReadsAnswers(Protocol):
+    """A part that scores responses by answers, of the split that a run is evaluated on."""
+
+    reads_answers: ClassVar[bool]
 
 
 def check_columns(method: str, columns: Sequence[str], task: Task) -> None:

@@ -26,7 +26,7 @@ from rekindle.tokens.labels import Label, Verdicts
 from rekindle.tokens.loader import Loaded
 from rekindle.tokens.offline import Written, as_rollouts
 from rekindle.tokens.policy import LMPolicy
-from rekindle.tokens.rollouts import Example, Rollouts
+from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
 from rekindle.tokens.sampling.rules import StepRule
 from rekindle.tokens.stream import stretch
@@ -148,8 +148,12 @@ class Run:
         first, uid = self.memory["groups"], self.memory.get("recorded", 0)
         self.memory["groups"] += len(rows)
         self.memory["recorded"] = uid + sum(len(texts) for _, texts in rows)
-        prompts = [tuple(self.loaded.encode(example)) for example, _ in rows]
-        return as_rollouts(rows, prompts, self, first, uid)
+        prompts = self.prompt_rows([example for example, _ in rows])
+        return as_rollouts(rows, prompts.ids, self, first, uid)
+
+    def prompt_rows(self, examples: Sequence[Example]) -> PromptRows:
+        """The prompts as token ids."""
+        return PromptRows(tuple(tuple(self.loaded.encode(example)) for example in examples))
 
     def snapshot(self, name: str) -> None:
         """The pass `name` gets the weights of now; from here on it is saved with the run."""

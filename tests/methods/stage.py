@@ -93,8 +93,15 @@ class TablePolicy(nn.Module):
     def columns(self, batch: Batch, needs: Sequence[Need], references: Mapping[str, Any]) -> dict[str, Tensor]:
         seen = self.seen(batch, references)
         zeros = torch.zeros(batch.mask.shape, dtype=self.before.dtype)
-        token = {n.name: zeros.masked_scatter(batch.mask, n.compute(seen)) for n in needs if n.per == "token"}
+        token = {n.name: placed(batch, zeros, n.compute(seen)) for n in needs if n.per == "token"}
         return token | {n.name: row_means(batch, n.compute(seen)) for n in needs if n.per == "row"}
+
+
+def placed(batch: Batch, zeros: Tensor, values: Tensor) -> Tensor:
+    """Values [N] or [N K] of the actions as a column."""
+    if values.dim() == 1:
+        return zeros.masked_scatter(batch.mask, values)
+    return values.new_zeros((*batch.mask.shape, *values.shape[1:])).index_put((batch.mask,), values)
 
 
 def apart(parts: Sequence[Rollouts]) -> list[Rollouts]:
@@ -164,6 +171,14 @@ class Stage:
     @property
     def record(self) -> PolicyGradient:
         return self.method
+
+    @property
+    def examples(self) -> list[Example]:
+        """All prompts, for parts that choose among them."""
+        return [Example(str(g), "x", "5", dict(META)) for g in range(PROMPTS)]
+
+    def prompt_rows(self, examples: Sequence[Example]) -> PromptRows:
+        return PromptRows(tuple(self.said(e).prompt.ids[0] for e in examples))
 
     def next_examples(self, count: int) -> list[Example]:
         self.drawn += count

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rekindle import methods
-from rekindle.core.advantages import GroupNormalized
+from rekindle.core.advantages import GroupNormalized, spread
 from rekindle.core.method import PolicyGradient
 from rekindle.core.ratios import log_ratio
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Now
@@ -54,7 +54,8 @@ def test_the_batch_is_alive(name: str) -> None:
     batch = stage.method.credit(batch)
     now = stage.scores(batch).detach()
     assert batch.success[batch.graded].any() and (batch.advantage > 0).any()
-    if len(batch.score.unique()) > 1:  # demonstrations have one score: nothing can be worse than another
+    chosen = bool((batch.score >= 0).all()) and torch.equal(batch.advantage, spread(batch.score, batch))
+    if len(batch.score.unique()) > 1 and not chosen:  # what has one score, or was chosen for it, has nothing worse
         assert not batch.success[batch.graded].all() and (batch.advantage < 0).any()
     assert (
         len(batch.mask.sum(dim=1).unique()) > min(3, len(batch) // 2)

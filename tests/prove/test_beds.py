@@ -197,3 +197,15 @@ def test_every_method_runs_unchanged(name: str) -> None:
     run = two_steps(bed, name)
     assert bool(run.policy.table.isfinite().all())
     assert (run.sampled > 0 or isinstance(collect.draw, BringsRows)) and run.step_index == 2
+
+
+def test_the_corpus_is_half_wrong_and_the_start_imitates_it() -> None:
+    bed = load_bed("corpus")
+    found = start("corpus")
+    assert 0.3 < found["accuracy"] < 0.5 and 1 < found["length"] < 4, "smoothed: other digits are there, too"
+    examples = bed.task.world(0).task.examples
+    right = [e.meta["demonstration"][-1] == e.answer for e in examples]
+    assert sum(right) == len(right) / 2 and len(examples) == 160
+    rewards = {(r, len(e.meta["demonstration"])): e.meta["rewards"] for e, r in zip(examples, right, strict=True)}
+    assert rewards[True, 1] == [pytest.approx(1.2)] and rewards[False, 4] == [0.0] and rewards[True, 4] == [1.0]
+    assert bed.with_options({"wrong": 0.25}).task.world(0).table.isfinite().all()
