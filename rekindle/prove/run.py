@@ -60,6 +60,7 @@ class TableRun:
     mixed: list[float] = field(default_factory=list)
     trained: list[dict[str, float]] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    foreign_ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Weights at their start."""

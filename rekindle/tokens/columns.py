@@ -47,3 +47,25 @@ class Steps:
         for delimiter in run.verifier.step_delimiters:
             left = left.replace(delimiter, "")
         return left != text, left != text and not left.strip()
+
+
+@dataclass(frozen=True)
+class AtStep:
+    """`step` [B]: the number of the run's step, from 0: what a change over steps is counted by."""
+
+    name: ClassVar[str] = "step"
+
+    def __call__(self, rollouts: Rollouts, run: Any) -> Tensor:
+        """Int [B]."""
+        return torch.full((len(rollouts),), run.step_index)
+
+
+@dataclass(frozen=True)
+class ForeignEnds:
+    """`foreign_end` [B T]: tokens that end a text for the policy and not for its teacher."""
+
+    name: ClassVar[str] = "foreign_end"
+
+    def __call__(self, rollouts: Rollouts, run: Any) -> Tensor:
+        """Bool [B T]; none where both end texts alike."""
+        return torch.isin(rollouts.ids, torch.tensor(run.foreign_ends, dtype=torch.int64)) & rollouts.mask

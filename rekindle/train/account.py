@@ -75,6 +75,7 @@ def estimate(model: Footprint, setup: Setup, work: Work) -> Estimate:
         "weights": (base + trained * setup.trains) / shared,
         "optimizer": _MOMENTS * trained * setup.trains / shared,
         "reference": model.parameters * setup.element * setup.copies,
+        "teacher": setup.teacher * setup.element,
         "sampler's copy": model.parameters * setup.copy,
         "sampling engine": setup.engine,
     }
@@ -86,11 +87,7 @@ def estimate(model: Footprint, setup: Setup, work: Work) -> Estimate:
     engine = {"sampling engine": work.engine, "weights on their way": work.pushed}
     sample = {**last, **_sampling(model, setup, work, work.samples, work.truncates), **engine}
     evaluate = {**({} if work.at_start else last), **_sampling(model, setup, work, work.evaluated, False)}
-    score = {
-        **last,
-        "logits": setup.tables * _table(model, setup, work),
-        "gathered layers": spread,
-    }
+    score = {**last, "logits": setup.tables * _table(model, setup, work), "gathered layers": spread}
     update: dict[str, float] = {
         "activations": activations(model, setup, work),
         **_moment(model, setup, work),

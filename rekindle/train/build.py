@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rekindle.tokens.loader import Loaded
 from rekindle.tokens.lora import Weights
 from rekindle.tokens.packed import checkpoint_layers
 from rekindle.tokens.policy import LMPolicy
+from rekindle.tokens.rollouts import Example
 from rekindle.tokens.sampling.base import Sampler
 from rekindle.tokens.sampling.ray_sampler import RaySampler
 from rekindle.tokens.tasks.base import Task
@@ -33,9 +35,9 @@ from rekindle.train.run import Run
 from rekindle.train.settings import RunConfig
 from rekindle.train.shard import copied, sharded
 from rekindle.train.shared_sampler import ranked_sampler
-from rekindle.train.snapshots import made, own_passes
+from rekindle.train.snapshots import TEACHER, made, own_passes
 from rekindle.train.source import data_rewards
-from rekindle.train.teacher import teachers
+from rekindle.train.teacher import foreign_ends, load_teacher
 
 
 def make_run(
@@ -54,10 +56,9 @@ def make_run(
     config = replace(resolved.config, device=device or resolved.config.device)
     verifier = make_verifier(config, task, ranks)
     loaded = start_model(config, task)
-    examples = fitting(loaded, task.split("train"), config.rollout.max_tokens)
-    check_written(loaded, method, examples, config.rollout.max_tokens)
-    others = other_passes(config, task, loaded, method.passes())
-    frozen = start_weights(loaded) if _wants_reference(method, config.embed) else None
+    examples = trained_examples(config, task, loaded, method)
+    teacher = load_teacher(config, task, method.passes(), loaded)
+    others = other_passes(loaded, method, config.embed, teacher)
     copy = copied(loaded.model) if ranks.sharded else None
     if config.checkpointing:
         checkpoint_layers(loaded.model)
@@ -75,21 +76,35 @@ def make_run(
         sampler=sampler,
         ahead=make_ahead(resolved, sampler),
         verifier=verifier,
-        embed=HashedNgrams() if frozen is None or config.embed == "ngrams" else PolicyStates(frozen, loaded.tokenizer),
-        references=others if frozen is None else {"reference": frozen, **others},
+        embed=HashedNgrams() if config.embed == "ngrams" else PolicyStates(others["reference"], loaded.tokenizer),
+        references=others,
         optimizer=make_optimizer(loaded.model, method.methods[0], policy.heads),
         examples=examples,
         folder=folder,
+        foreign_ends=foreign_ends(loaded, teacher),
         ranks=ranks,
         shares=shares,
         copy=copy,
     )
 
 
-def other_passes(config: RunConfig, task: Task, loaded: Loaded, names: set[str]) -> dict[str, Weights]:
-    """The weights beside the policy's that a method names, but the reference: its snapshots, and its teacher."""
-    snapshots = {name: made(loaded.model, name) for name in own_passes(names)}
-    return {**snapshots, **teachers(config, task, names, loaded)}
+def trained_examples(
+    config: RunConfig, task: Task, loaded: Loaded, method: PolicyGradient | Stages
+) -> Sequence[Example]:
+    """The prompts that are trained on; InputError where one of them, or a response that it brings, does not fit."""
+    examples = fitting(loaded, task.split("train"), config.rollout.max_tokens)
+    check_written(loaded, method, examples, config.rollout.max_tokens)
+    return examples
+
+
+def other_passes(
+    loaded: Loaded, method: PolicyGradient | Stages, embed: str, teacher: Loaded | None
+) -> dict[str, Weights]:
+    """The weights beside the policy's that a method or `embed` names: the start's, snapshots of it, and a teacher's."""
+    passes: dict[str, Weights] = {name: made(loaded.model, name) for name in own_passes(method.passes())}
+    if _wants_reference(method, embed):
+        passes["reference"] = start_weights(loaded)
+    return passes if teacher is None else {**passes, TEACHER: teacher.model}
 
 
 def make_verifier(config: RunConfig, task: Task, ranks: Ranks) -> Verifier:

@@ -21,6 +21,7 @@ from rekindle.train.lengths import Lengths, lengths
 from rekindle.train.ranks import Place
 from rekindle.train.settings import RunConfig, Voting, parts, samples_per_prompt
 from rekindle.train.snapshots import own_passes
+from rekindle.train.teacher import teacher_size
 from rekindle.train.vocabulary import Step, descents, step_of
 from rekindle.train.workload import Setup, Work
 
@@ -161,6 +162,7 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
         base=narrow,
         heads=len(heads) * (model.hidden + 1),
         copies=0 if lora else copies,
+        teacher=teacher_size(config, models),
         ranks=step.ranks if step.sharded else 1,
         copy=element if step.sharded and step.ranks > 1 else 0,
         tables=(1 + len(models) + 3 * (ENTROPY_OLD in needs)) if needs else 0,

@@ -55,8 +55,9 @@ class Run:
 
     `memory["history"]` has the share of successes of each visit of each prompt, oldest first; kept: tensors that parts
     keep from step to step, saved too. method: all of the run; record: the method of this step, its schedules resolved
-    to plain numbers. references: the other passes by name. ranks: that take its steps together; shares, copy: the
-    policy where they hold a part of its weights each, and a whole copy of its model then.
+    to plain numbers. references: the other passes by name. foreign_ends: tokens that end a text for the policy and not
+    for its teacher. ranks: that take its steps together; shares, copy: the policy where they hold a part of its weights
+    each, and a whole copy of its model then.
     """
 
     resolved: Resolved
@@ -72,6 +73,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     examples: Sequence[Example]
     folder: Path | None = None
+    foreign_ends: tuple[int, ...] = ()
     step_index: int = 0
     drawn: int = 0
     memory: dict[str, Any] = field(default_factory=lambda: {"prompts": 0, "groups": 0, "empty_steps": 0, "history": {}})

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from rekindle.errors import InputError
-from rekindle.tokens.loader import Loaded, context_length, load_model
+from rekindle.tokens.loader import Loaded, context_length, eos_ids, load_model
 from rekindle.tokens.tasks.base import Task
+from rekindle.train.footprint import footprint
 from rekindle.train.settings import RunConfig
 from rekindle.train.snapshots import TEACHER
 
 
-def teachers(config: RunConfig, task: Task, passes: set[str], student: Loaded) -> dict[str, Any]:
-    """The pass "teacher" where the method has one; InputError where a teacher is missing, unused or of other tokens."""
-    if TEACHER not in passes:
-        return {}
+def load_teacher(config: RunConfig, task: Task, passes: set[str], student: Loaded) -> Loaded | None:
+    """The teacher where the method has one; InputError where it is missing, unused or of other tokens.
+
+    Where texts end may differ: `foreign_ends`.
+    """
+    check_teacher(config, passes)
     if config.teacher is None:
-        raise InputError(f"method '{config.method}' learns from a teacher: add --teacher FOLDER (a causal LM)")
+        return None
     found = load_model(config.teacher, task_name=task.name, device=config.device, dtype=config.dtype)
     check_same_tokens(config.teacher, found.tokenizer, student.tokenizer)
     mine, theirs = context_length(student.model), context_length(found.model)
@@ -26,11 +29,28 @@ def teachers(config: RunConfig, task: Task, passes: set[str], student: Loaded) -
             "with at least as long a context"
         )
     found.model.requires_grad_(False)
-    return {TEACHER: found.model}
+    return found
+
+
+def foreign_ends(student: Loaded, teacher: Loaded | None) -> tuple[int, ...]:
+    """The tokens that end a text for the student and not for its teacher, who then holds them unlikely anywhere."""
+    if teacher is None:
+        return ()
+    theirs = eos_ids(teacher.model, teacher.tokenizer)
+    return tuple(i for i in eos_ids(student.model, student.tokenizer) if i not in theirs)
+
+
+def teacher_size(config: RunConfig, passes: set[str]) -> int:
+    """Parameters of the teacher, a whole model in every process; 0 where the method asks none."""
+    if TEACHER not in passes or config.teacher is None:
+        return 0
+    return footprint(config.teacher, config.task).parameters
 
 
 def check_teacher(config: RunConfig, passes: set[str]) -> None:
-    """InputError where a teacher is given that the method never asks."""
+    """InputError where the method learns from a teacher and none is given, or never asks the one that is."""
+    if config.teacher is None and TEACHER in passes:
+        raise InputError(f"method '{config.method}' learns from a teacher: add --teacher FOLDER (a causal LM)")
     if config.teacher is not None and TEACHER not in passes:
         raise InputError(f"method '{config.method}' asks no teacher, and teacher={config.teacher} is given: drop it")
 

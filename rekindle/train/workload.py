@@ -10,10 +10,10 @@ class Setup:
     """How a run holds its model. element: bytes of a weight. narrow: bfloat16 products by autocast beside it.
 
     base: bytes of a frozen weight under adapters of `lora` rank (0: all weights train). heads: parameters of scalar
-    heads. copies: frozen ones of the whole model (a reference, snapshots). ranks: that share weights, gradients and
-    optimiser (1: each has all). copy: bytes a weight of a whole copy that the sampler holds. tables: of logits that a
-    scoring pass holds at a time (0: a step scores nothing by itself). engine: bytes of a sampling engine that stays in
-    this process while the model trains.
+    heads. copies: frozen ones of the whole model (a reference, snapshots). teacher: parameters of one. ranks: that
+    share weights, gradients and optimiser (1: each has all). copy: bytes a weight of a whole copy that the sampler
+    holds. tables: of logits that a scoring pass holds at a time (0: a step scores nothing by itself). engine: bytes of
+    a sampling engine that stays in this process while the model trains.
     """
 
     element: int = 4
@@ -24,6 +24,7 @@ class Setup:
     base: float = 4.0
     heads: int = 0
     copies: int = 0
+    teacher: int = 0
     ranks: int = 1
     copy: int = 0
     tables: int = 0

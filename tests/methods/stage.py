@@ -148,6 +148,7 @@ class Stage:
     updates: list[Update] = field(default_factory=list)
     snapshots: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    foreign_ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Snapshots that the method's needs name, at the start weights."""
