@@ -6,7 +6,7 @@ import importlib
 
 from rekindle.prove.bed import Bed, unknown_name
 
-TABLES = ("digits", "ways", "strata", "echo", "spread", "first", "bandit", "frozen", "numbers", "corpus")
+TABLES = ("digits", "ways", "strata", "echo", "spread", "first", "bandit", "frozen", "numbers", "corpus", "taught")
 LANGUAGE = ("reduce", "digit_sum")
 
 

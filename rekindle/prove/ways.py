@@ -39,7 +39,7 @@ class Ways:
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "entropy", "pass@16")
 
     def world(self, seed: int) -> World:
-        """One row of six logits; the answer after a way is drawn by the environment."""
+        """One row of six logits; the answer after a way is the environment's. A teacher prefers the first way."""
         n, size = 2 * self.questions, len(WAYS) + len(ANSWERS)
         success = self.success(seed)
         follow = torch.full((n + n * len(WAYS), size), -1)
@@ -65,6 +65,7 @@ class Ways:
             bias=bias,
             chosen=chosen,
             table=torch.zeros(2, size, dtype=torch.float64),
+            teacher=torch.eye(2, size, dtype=torch.float64),
             length=2,
             task=TableTask(examples=examples, answer=lambda text: text[1:], compared=lambda text: text[:1]),
             embed=noisy_ways(seed),
