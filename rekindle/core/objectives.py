@@ -66,7 +66,9 @@ class Clip:
         return token_form(now, batch, shared.where(batch.live, 1.0))
 
 
-def ratio_metrics(now: Now, batch: Batch, ratio: Float[Tensor, "B T"], low: float, high: float) -> Metrics:
+def ratio_metrics(
+    now: Now, batch: Batch, ratio: Float[Tensor, "B T"], low: float | Tensor, high: float | Tensor
+) -> Metrics:
     """What became of the ratios: shares of tokens beyond `low` and `high` whose advantage points outwards, and means.
 
     `clip_high`, `clip_low` count tokens with an advantage, for others can never be clipped; `outside` counts all;
