@@ -67,6 +67,7 @@ class SamplerWeighted:
 
     Truncated importance sampling: min(w, cap), or with `mask` w where w <= cap and 0 beyond (TRL, icepop). level:
     "token", or "sequence" (w of the whole row, log-ratios summed: verl's default, cap 2). log w is clamped to +-20.
+    Replayed rows (column `drift`) are compared at the weights that sampled them.
     """
 
     inner: Aggregate = field(default_factory=TokenMean)
@@ -84,6 +85,7 @@ class SamplerWeighted:
         """The inner weights, each times its truncated w."""
         live = batch.live
         log = batch.logp_old.where(live, 0.0) - batch.column("logp_sampled").where(live, 0.0)
+        log = log - batch.column("drift").where(live, 0.0) if "drift" in batch.extra else log
         log = log.sum(dim=1, keepdim=True).expand_as(log) if self.level == "sequence" else log
         w = log.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         w = w.where(w <= self.cap, 0.0) if self.mask else w.clamp(max=self.cap)

@@ -15,7 +15,7 @@ from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from rekindle.tokens.labels import Label, Verdicts, Verified
 from rekindle.tokens.rollouts import Example, Rollouts
-from rekindle.tokens.slots import Column, Draw, Judge, Pick, Prompts, Select, Shape, TokenRun
+from rekindle.tokens.slots import Column, Draw, Judge, LeavesRoom, Pick, Prompts, Select, Shape, TokenRun
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,26 @@ class Answers:
     columns: tuple[Column, ...] = ()
 
     def __call__(self, run: TokenRun) -> Batch:
-        """A batch of exactly `run.prompts_per_step` prompts; GuardStop where `select` leaves fewer."""
+        """A batch of exactly the step's prompts; GuardStop where `select` leaves fewer.
+
+        These are `run.prompts_per_step`, or as many as `prompts` wants where it leaves room for other rows.
+        """
+        wanted = self.prompts.wanted(run) if isinstance(self.prompts, LeavesRoom) else run.prompts_per_step
         rounds, verdicts_of, have = [], [], 0
         for _ in range(self.select.max_rounds):
-            rollouts, verdicts = self._round(run, run.prompts_per_step)
+            rollouts, verdicts = self._round(run, wanted)
             rounds.append(rollouts)
             verdicts_of.append(verdicts)
             have += len(set(rollouts.group.tolist()))
-            if have >= run.prompts_per_step:
+            if have >= wanted:
                 break
         else:
             raise GuardStop(
-                f"{have} of {run.prompts_per_step} prompts gave a mixed group in {self.select.max_rounds} rounds: the "
+                f"{have} of {wanted} prompts gave a mixed group in {self.select.max_rounds} rounds: the "
                 "others are all solved, all unsolved or ungraded; use harder or easier data, or raise "
                 "collect.select.max_rounds"
             )
-        return self._batch(run, Rollouts.concat(rounds), _concat(verdicts_of))
+        return self._batch(run, Rollouts.concat(rounds), _concat(verdicts_of), wanted)
 
     def replace(self, **slots: Any) -> Answers:
         """A copy with other parts in `slots`."""
@@ -129,9 +133,9 @@ class Answers:
         kept = self.select(rollouts, verdicts)
         return rollouts.take(kept), verdicts.take(kept)
 
-    def _batch(self, run: TokenRun, rollouts: Rollouts, verdicts: Verdicts) -> Batch:
-        wanted = sorted(set(rollouts.group.tolist()))[: run.prompts_per_step]
-        rows = torch.isin(rollouts.group, torch.tensor(wanted)).nonzero()[:, 0]
+    def _batch(self, run: TokenRun, rollouts: Rollouts, verdicts: Verdicts, wanted: int) -> Batch:
+        groups = sorted(set(rollouts.group.tolist()))[:wanted]
+        rows = torch.isin(rollouts.group, torch.tensor(groups)).nonzero()[:, 0]
         rollouts, verdicts = rollouts.take(rows), verdicts.take(rows)
         columns = {column.name: column(rollouts, run) for column in self.columns}
         limit = torch.full((len(rollouts),), run.max_tokens)

@@ -73,6 +73,15 @@ class Prompts(Protocol):
 
 
 @runtime_checkable
+class LeavesRoom(Protocol):
+    """Prompts that leave room in the batch for rows that a `source` part brings."""
+
+    def wanted(self, run: Any) -> int:
+        """How many prompts of this step are rolled out."""
+        ...
+
+
+@runtime_checkable
 class Draw(Protocol):
     """(run, examples, judge) -> Rollouts; `judge` is the label, for those that go on until it says enough."""
 
