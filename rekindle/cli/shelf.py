@@ -75,19 +75,22 @@ def header(found: Found) -> list[str]:
 def source(found: Found, path: str, value: Any) -> str:
     """Where the value at `path` comes from: the card, else the parent's card where the parent has the same value.
 
-    A source given for a slot holds for the options inside it. "" where no card says.
+    A source given for a slot holds for the options inside it, and in every stage of a record of several. "" where no
+    card says.
     """
     from rekindle.train.find import find_method, make_method
     from rekindle.train.options import flatten
+    from rekindle.train.staged import unstaged
 
     while found.card is not None:
-        said = _own_source(found, path)
+        said = _own_source(found, path) or _own_source(found, unstaged(path))
         if said:
             return said
         if found.card.parent is None:
             return ""
         found = find_method(found.card.parent)
         options = flatten(make_method(found))
+        path = path if path in options else unstaged(path)
         if path not in options or options[path] != value:
             return ""
     return ""
@@ -108,11 +111,11 @@ def diff(
     json: Annotated[bool, typer.Option("--json", help="print a list of changes")] = False,
 ) -> None:
     """Print what differs from method A to method B, a line a change."""
-    from rekindle.train import options
+    from rekindle.train import options, staged
     from rekindle.train.find import find_method, make_method
 
     old, new = find_method(a), find_method(b)
-    changes = options.diff(make_method(old), make_method(new))
+    changes = staged.changes(make_method(old), make_method(new))
     if json:
         print_json([{"path": c.path, "old": options.show(c.old), "new": options.show(c.new)} for c in changes])
         return

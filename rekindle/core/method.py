@@ -42,7 +42,8 @@ class Effect:
 class Card:
     """What is known about a method: its source, its parent, how far it equals the paper, where its numbers come from.
 
-    essence: the slots that are the paper's idea (a profile may not touch them).
+    essence: the slots that are the paper's idea (a profile may not touch them), of a record of several stages those of
+    any stage; sources may name an option of all its stages in the same way.
     status: "exact" (checked against an independent implementation or full formulas), "close" (something had to be
     inferred) or "partial". sources: dotted slot -> where the number comes from; one equal to the parent's inherits it.
     version: rises when defaults or numerics change. effects: what `rekindle prove` reruns.
@@ -143,6 +144,10 @@ class PolicyGradient:
     def methods(self) -> tuple[PolicyGradient, ...]:
         """The methods that a run of this record takes steps of: this one (`Stages` has several)."""
         return (self,)
+
+    def each(self, change: Callable[[PolicyGradient], PolicyGradient]) -> PolicyGradient:
+        """This record as `change` makes it (`Stages` has several to change)."""
+        return change(self)
 
     def at(self, progress: float) -> PolicyGradient:
         """This record at `progress` (0 at the first step of a run, 1 at the last), schedules as plain numbers."""

@@ -7,6 +7,7 @@ import pkgutil
 from typing import Protocol, cast, runtime_checkable
 
 from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.stages import Stages
 from rekindle.errors import unknown
 
 
@@ -16,7 +17,7 @@ class MethodModule(Protocol):
 
     CARD: Card
 
-    def method(self) -> PolicyGradient:
+    def method(self) -> PolicyGradient | Stages:
         """The record, with the method's own defaults."""
         ...
 

@@ -11,6 +11,7 @@ from rekindle.prove.run import Setting, TableRun
 from rekindle.prove.world import World
 from rekindle.train.find import find_method, make_method
 from rekindle.train.options import flatten, override
+from rekindle.train.staged import places
 
 LOGGED = ("train/", "max/")
 """Prefixes of metrics that are means and maxima over a run of what the method logs."""
@@ -101,12 +102,10 @@ class Bed:
         return {**common, **found, **_logged(run)}
 
     def _record(self, method: str, options: Mapping[str, Any]) -> Any:
-        record = make_method(find_method(method))
-        if len(record.methods) != 1 or record.methods[0] is not record:
-            raise InputError(f"'{method}' has several stages: a bed takes one method")
-        record = self.setting.fitted(record.methods[0])
+        record = self.setting.fitted(make_method(find_method(method)))
         for path, value in options.items():
-            record = override(record, path, value)
+            for place in places(path, record):
+                record = override(record, place, value)
         return record
 
 

@@ -15,6 +15,7 @@ from rekindle.core.groups import group_constant
 from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
 from rekindle.core.schedules import plain
+from rekindle.core.stages import Stages
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics, mean_metrics
 from rekindle.errors import GuardStop, InputError
 from rekindle.prove.policy import TablePolicy
@@ -43,7 +44,7 @@ class TableRun:
 
     world: World
     setting: Setting
-    method: PolicyGradient
+    method: PolicyGradient | Stages
     seed: int
     record: PolicyGradient = field(init=False)
     policy: TablePolicy = field(init=False)
@@ -52,7 +53,6 @@ class TableRun:
     verifier: Verifier = field(init=False)
     tokenizer: Spelling = field(init=False)
     samples: int = field(init=False)
-    needs: tuple[Need, ...] = field(init=False)
     step_index: int = 0
     sampled: int = 0
     memory: dict[str, Any] = field(default_factory=lambda: {**dict.fromkeys(COUNTS, 0), "history": {}})
@@ -65,8 +65,7 @@ class TableRun:
     def __post_init__(self) -> None:
         """Weights at their start."""
         self.record = self.method.at(0.0)
-        self.needs = self.record.needs()
-        self.policy = TablePolicy(self.world, self.record.heads())
+        self.policy = TablePolicy(self.world, self.method.heads())
         self.references = self._passes()
         descent = self.record.descent
         betas = (descent.beta1, descent.beta2)
@@ -80,7 +79,7 @@ class TableRun:
     def _passes(self) -> dict[str, TablePolicy]:
         """The start weights as every pass that a need names, and the world's teacher as "teacher"."""
         taught = [] if self.world.teacher is None else [("teacher", replace(self.world, table=self.world.teacher))]
-        names = sorted({"reference", *self.record.passes()} - {"policy", *(name for name, _ in taught)})
+        names = sorted({"reference", *self.method.passes()} - {"policy", *(name for name, _ in taught)})
         if "teacher" in names:
             raise InputError("the method learns from a teacher, and this bed has none: name a bed that has one")
         return {name: TablePolicy(world) for name, world in [*((name, self.world) for name in names), *taught]}
@@ -190,7 +189,7 @@ class TableRun:
 
     def score(self, batch: Batch, also: Sequence[Need] = (LOGP_OLD,)) -> Batch:
         """The batch with every column that the parts need, and those of `also`."""
-        needs = tuple(dict.fromkeys((*also, *self.needs)))
+        needs = tuple(dict.fromkeys((*also, *self.record.needs())))
         columns = self.policy.columns(batch, needs, self.references)
         return batch.with_columns(**columns)
 

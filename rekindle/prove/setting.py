@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 from rekindle.core.method import PolicyGradient
+from rekindle.core.stages import Stages
+
+Record = TypeVar("Record", bound=PolicyGradient | Stages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,14 @@ class Setting:
     budget: int = 0
     adam: bool = True
 
-    def fitted(self, record: PolicyGradient) -> PolicyGradient:
-        """The record with this setting's descent, heads at the same lr; weight decay off: it moves what is fixed."""
-        size = {"minibatches": self.minibatches, "epochs": self.reuse}
-        return record.replace(descent=replace(record.descent, lr=self.lr, head_lr=None, weight_decay=0.0, **size))
+    def fitted(self, record: Record) -> Record:
+        """The record with this setting's descent, heads at the same lr; weight decay off: it moves what is fixed.
+
+        Of several stages, each.
+        """
+
+        def fit(method: PolicyGradient) -> PolicyGradient:
+            size = {"minibatches": self.minibatches, "epochs": self.reuse}
+            return method.replace(descent=replace(method.descent, lr=self.lr, head_lr=None, weight_decay=0.0, **size))
+
+        return cast(Record, record.each(fit))

@@ -76,8 +76,10 @@ def _number(name: str, value: Any) -> float:
 
 def _kl(coef: float, record: Any) -> dict[str, Any]:
     """`beta` is the coefficient of the one term that reads the reference's log-probs."""
-    terms = dict(options.children(record)).get("terms", ())
-    found = [i for i, term in enumerate(terms) if isinstance(term, Needy) and _reads_reference(term)]
+    stages = dict(options.children(record)).get("methods", (record,))
+    terms = [dict(options.children(stage)).get("terms", ()) for stage in stages]
+    pairs = [(i, term) for some in terms for i, term in enumerate(some)]
+    found = sorted({i for i, term in pairs if isinstance(term, Needy) and _reads_reference(term)})
     if len(found) == 1:
         return {f"terms.{found[0]}.coef": coef}
     if coef == 0 and not found:

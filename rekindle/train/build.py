@@ -130,11 +130,10 @@ def make_ahead(resolved: Resolved, sampler: Sampler) -> Window | None:
 
 def make_heads(model: torch.nn.Module, method: PolicyGradient | Stages) -> torch.nn.ModuleDict:
     """The scalar heads that the method's parts want, linear in the hidden states and zero at the start."""
-    names = dict.fromkeys(head for one in method.methods for head in one.heads())
     weight = split(model, probe=False).head.weight
     assert isinstance(weight, Tensor)
     dtype = torch.promote_types(weight.dtype, torch.float32)  # a frozen base may be narrower than what trains
-    heads = {name: torch.nn.Linear(weight.shape[1], 1, dtype=dtype, device=weight.device) for name in names}
+    heads = {name: torch.nn.Linear(weight.shape[1], 1, dtype=dtype, device=weight.device) for name in method.heads()}
     for head in heads.values():
         torch.nn.init.zeros_(head.weight)
         torch.nn.init.zeros_(head.bias)
@@ -154,4 +153,4 @@ def make_optimizer(
 
 
 def _wants_reference(method: PolicyGradient | Stages, embed: str) -> bool:
-    return embed == "policy" or any("reference" in one.passes() for one in method.methods)
+    return embed == "policy" or "reference" in method.passes()

@@ -20,7 +20,7 @@ def combine(names: tuple[str, ...]) -> PolicyGradient:
     Parts of tuple slots are added; any other slot has one owner. InputError, with the way out, where two methods claim
     one slot with different parts, bring two parts of one kind, or both set the score.
     """
-    record = methods.load(names[0]).method()
+    record = _single(names[0])
     owner = dict.fromkeys(methods.load(names[0]).CARD.essence, names[0])
     for name in names[1:]:
         for slot in methods.load(name).CARD.essence:
@@ -36,7 +36,7 @@ def combined_card(names: tuple[str, ...]) -> Card:
     cards = [methods.load(name).CARD for name in names]
     record, sources = combine(names), dict(cards[0].sources)
     for name, card in zip(names[1:], cards[1:], strict=True):
-        sources |= _moved(card.sources, methods.load(name).method(), record)
+        sources |= _moved(card.sources, _single(name), record)
     there = options.flatten(record)
     slots = [slot for card in cards for slot in card.essence]
     return Card(
@@ -55,12 +55,23 @@ def combined_card(names: tuple[str, ...]) -> Card:
     )
 
 
+def _single(name: str) -> PolicyGradient:
+    """The record of a method that is one from start to end."""
+    record = methods.load(name).method()
+    if not isinstance(record, PolicyGradient):
+        raise InputError(
+            f"'{name}' changes its method during a run and is not combined: name it alone, or write a method file "
+            "that says what each stage is (FILE.py:function)"
+        )
+    return record
+
+
 def _own(name: str, slot: str, parts: tuple[Any, ...]) -> list[Any]:
     """The parts of a tuple slot that are the idea: those that are not the parent's, or are the parent's idea, too."""
     card = methods.load(name).CARD
     if card.parent is None:
         return list(parts)
-    theirs = _get(methods.load(card.parent).method(), slot)
+    theirs = _get(_single(card.parent), slot)
     idea = _own(card.parent, slot, theirs) if slot in methods.load(card.parent).CARD.essence else []
     inherited = [options.flatten(part, "x") for part in theirs if part not in idea]
     return [part for part in parts if options.flatten(part, "x") not in inherited]
@@ -80,7 +91,7 @@ def _owner(owner: Mapping[str, str], slot: str) -> str | None:
 
 def _merged(ours: Any, slot: str, names: tuple[str | None, str]) -> Any:
     """What stands in a slot after an idea came in. names: the slot's owner so far, and who brings it."""
-    theirs = _get(methods.load(names[1]).method(), slot)
+    theirs = _get(_single(names[1]), slot)
     if isinstance(theirs, tuple):
         return (*ours, *_added(ours, _own(names[1], slot, theirs), slot, names))
     if names[0] is not None and options.flatten(ours, "x") != options.flatten(theirs, "x"):

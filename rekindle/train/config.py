@@ -6,7 +6,6 @@ Unknown names are refused everywhere.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from rekindle.train.aliases import translate
 from rekindle.train.checks import check, warnings
 from rekindle.train.corrected import corrected
 from rekindle.train.settings import RunConfig
+from rekindle.train.staged import places
 
 Origin = Literal["default", "method", "sampler", "profile", "run.toml", "flag", "--set", "launcher", "ranks"]
 _RANK: Mapping[Origin, int] = {
@@ -24,8 +24,6 @@ _RANK: Mapping[Origin, int] = {
     **{"profile": 1, "run.toml": 2, "flag": 3, "--set": 3},
 }
 _SOURCES = ("task", "data", "data_heldout", "data_ood")
-STAGE = re.compile(r"^methods\.\d+\.")
-"""Where a record has several methods one after another, an option without this prefix is set in all that have it."""
 RECORDED = "run"
 """The table of run.toml that only records what was resolved: never an input."""
 
@@ -98,7 +96,7 @@ def resolve(
         values, more = translate(values, config.flat(), record)
         notes += more
         for path, value in values.items():
-            for place in _places(path, config, record):
+            for place in [path] if path in config.flat() else places(path, record):
                 config, record = _set(config, record, place, value)
                 origin[place] = name
     if config.method != method:
@@ -141,13 +139,6 @@ def _set(config: RunConfig, record: Any, path: str, value: Any) -> tuple[RunConf
     if path not in theirs:
         raise options.unknown_option(path, [*ours, *theirs])
     return config, options.override(record, path, value)
-
-
-def _places(path: str, config: RunConfig, record: Any) -> list[str]:
-    """Where an option is set: at its own path, or in every stage of a record that has several methods."""
-    theirs = options.flatten(record)
-    staged = [place for place in theirs if STAGE.sub("", place) == path]
-    return staged if staged and path not in theirs and path not in config.flat() else [path]
 
 
 def _spared(profile: Mapping[str, Any], essence: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from rekindle.core.aggregate import SamplerWeighted
 from rekindle.core.method import PolicyGradient
-from rekindle.core.stages import Stages
 from rekindle.errors import InputError
 from rekindle.train.footprint import adapter_rank
 from rekindle.train.settings import Gives, RunConfig, parts
@@ -28,10 +26,7 @@ def corrected(config: RunConfig, record: Any) -> tuple[Any, list[str]]:
                 f"{type(part).__name__} brings {SamplerWeighted.refuses[0]}, which have no log-prob to correct by: "
                 "set vllm.correct=false, or --sampler local"
             )
-    if isinstance(record, Stages):
-        notes = _note(config, record.methods) + _stale(config)
-        return replace(record, methods=tuple(_weighted(method) for method in record.methods)), notes
-    return _weighted(record), _note(config, (record,)) + _stale(config)
+    return record.each(_weighted), _note(config, record.methods) + _stale(config)
 
 
 def same_numbers(config: RunConfig) -> bool:

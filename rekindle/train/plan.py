@@ -146,9 +146,9 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
     """How the run holds its model."""
     config, methods = resolved.config, resolved.record.methods
     element, quantize = BYTES[config.dtype], config.lora.quantize
-    lora, heads = config.lora.rank or model.adapter, {h for one in methods for h in one.heads()}
+    lora, heads = config.lora.rank or model.adapter, resolved.record.heads()
     needs = {need for one in methods for need in one.needs()}
-    models = {name for one in methods for name in one.passes()}
+    models = resolved.record.passes()
     copies = len(own_passes(models)) + (config.embed == "policy" or "reference" in models)
     rest = model.parameters - model.linear
     narrow = (QUANTIZED.get(quantize, element) * model.linear + element * rest) / model.parameters

@@ -6,8 +6,11 @@ import pytest
 
 from rekindle.core.schedules import Linear
 from rekindle.core.stages import Stages
+from rekindle.core.terms import EntropyBonus
 from rekindle.core.types import LOGP_OLD, LOGP_REF
-from rekindle.methods import grpo, ttrl
+from rekindle.methods import grpo, ppo_clip, ttrl
+
+BONUS = EntropyBonus(coef=0.1)
 
 
 def with_rate(rate: object):
@@ -36,7 +39,23 @@ def test_needs_are_those_of_all_stages() -> None:
     assert both.at(0.2).needs() == (LOGP_OLD,)
 
 
-@pytest.mark.parametrize("until", [(), (0.5,), (0.5, 0.9), (0.5, 0.5, 1.0), (0.0, 1.0), (1.0, 0.5)])
+def test_what_comes_after_the_end_takes_no_step_but_says_what_it_needs() -> None:
+    never = Stages(methods=(grpo.method(), ttrl.method()), until=(1.0, 1.0))
+    assert never.at(1.0) == never.at(0.5) == grpo.method() and never.needs() == (LOGP_OLD, LOGP_REF)
+
+
+def test_a_change_is_made_to_each() -> None:
+    changed = TWO.each(lambda method: method.replace(terms=(BONUS,)))
+    assert [m.terms for m in changed.methods] == [(BONUS,)] * 2 and changed.until == TWO.until
+    assert grpo.method().each(lambda method: method.replace(terms=(BONUS,))).terms == (BONUS,)
+
+
+def test_heads_are_those_of_all_stages() -> None:
+    both = Stages(methods=(grpo.method(), ppo_clip.method(), ppo_clip.method()), until=(0.2, 0.5, 1.0))
+    assert both.heads() == ppo_clip.method().heads() != ()
+
+
+@pytest.mark.parametrize("until", [(), (0.5,), (0.5, 0.9), (0.5, 0.5), (0.0, 1.0), (1.0, 0.5), (1.2, 1.0), (-0.1, 1.0)])
 def test_ends_that_cannot_be(until: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"stages|ends"):
         Stages(methods=(grpo.method(), grpo.method()), until=until)

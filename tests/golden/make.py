@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rekindle import methods
 from rekindle.core.method import PolicyGradient
 from rekindle.core.types import mean_metrics
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from tests.methods.made import WIDTH, group_rollouts, playing
+from tests.methods.records import labels, record_of
 from tests.methods.stage import Stage, TablePolicy, trainable
 
 HERE = Path(__file__).parent
@@ -85,8 +85,8 @@ def main() -> None:
     if not (HERE / "rollouts.safetensors").exists():
         store_rollouts()
     expected: dict[str, Tensor] = {}
-    for name in methods.names():
-        expected |= {f"{name}.{key}": value for key, value in play(methods.load(name).method())[0].items()}
+    for name in labels():
+        expected |= {f"{name}.{key}": value for key, value in play(record_of(name))[0].items()}
     save_file(expected, HERE / "expected.safetensors")
 
 

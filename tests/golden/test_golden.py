@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rekindle import methods
 from rekindle.core.method import PolicyGradient
 from rekindle.core.types import add_metrics
 from rekindle.errors import InputError
 from rekindle.train.options import flatten, override
 from tests.golden.make import HERE, UPDATES, play, stored_policy
+from tests.methods.records import labels, record_of
 from tests.methods.stage import trainable
 
-NAMES = methods.names()
+NAMES = labels()
 every = pytest.mark.parametrize("name", NAMES)
 RELATIVE = 1e-9
 
@@ -40,14 +40,14 @@ def test_the_file_holds_every_method() -> None:
 
 @every
 def test_five_updates(name: str) -> None:
-    got, stage = play(methods.load(name).method())
+    got, stage = play(record_of(name))
     assert len(stage.updates) == UPDATES == len(expected()[f"{name}.losses"])
     assert off(name, got) <= RELATIVE
 
 
 @every
 def test_the_updates_are_alive(name: str) -> None:
-    _, stage = play(methods.load(name).method())
+    _, stage = play(record_of(name))
     metrics = functools.reduce(add_metrics, [u.metrics for u in stage.updates])
     taught = sum(bool((u.batch.advantage != 0).any()) for u in stage.updates)
     assert metrics.get("update_kl_k3", (1.0, 1.0))[0] > 0 or taught < 2, "ratios have moved"
@@ -60,13 +60,13 @@ def test_the_updates_are_alive(name: str) -> None:
 
 def stateful(name: str) -> str:
     """What a method remembers from step to step; in its first step it may do what its parent does."""
-    record = methods.load(name).method()
+    record = record_of(name)
     return str({p: v for p, v in flatten(record).items() if p.startswith(("collect.prompts", "after", "source"))})
 
 
 @every
 def test_a_small_change_is_noticed(name: str) -> None:
-    method = methods.load(name).method()
+    method = record_of(name)
     slots = ("prepare.", "advantage.", "modulate.", "objective.", "keep.", "aggregate.", "terms.")
     flat = {p: v for p, v in flatten(method).items() if p.startswith(slots) and isinstance(v, float)}
     changed = {path: nudged(method, path, value) for path, value in flat.items() if value < 1e3}

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rekindle import methods
 from rekindle.core.descend import backward
 from rekindle.core.method import PolicyGradient
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Now, Seen, Update
@@ -25,6 +24,7 @@ from rekindle.train.asked import asked
 from rekindle.train.build import make_heads
 from rekindle.train.drawn import visits
 from tests.methods.made import VERIFIER, WIDTH, group_rollouts, letter_counts, playing, under_rule
+from tests.methods.records import record_of
 from tests.tiny_models import VOCABULARY, build, tokenizer
 
 GROUP, PROMPTS = 4, 5
@@ -254,10 +254,7 @@ def collected(method: PolicyGradient, rollouts: Rollouts, **changes: Any) -> tup
     sizes = rollouts.group.unique(return_counts=True)[1]
     settings = {"prompts_per_step": len(sizes), "group_size": int(sizes.max()), **changes}
     stage = table_stage(method, source=playing(rollouts), **settings)
-    batch = method.collect(stage)
-    for source in method.source:
-        batch = source(batch, stage)
-    batch = method.credit(batch)
+    batch = method.credit(sourced(stage))
     with torch.no_grad():
         for parameter in stage.parameters:
             parameter += 0.4 * torch.linspace(0, 500, parameter.numel(), dtype=parameter.dtype).sin().view_as(parameter)
@@ -289,10 +286,25 @@ def difference(got: Tensor, want: Tensor) -> float:
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
+def sourced(stage: Stage) -> Batch:
+    """The batch of the stage's next step, before it is credited."""
+    batch = stage.method.collect(stage)
+    for source in stage.method.source:
+        batch = source(batch, stage)
+    return batch
+
+
+def moved(stage: Stage, rng: torch.Generator) -> None:
+    """Every weight a random step away."""
+    with torch.no_grad():
+        for parameter in stage.parameters:
+            parameter += 0.1 * torch.randn(parameter.shape, generator=rng, dtype=torch.float64).to(parameter.dtype)
+
+
 @functools.cache
 def staged(name: str, dtype: torch.dtype, table: bool = False) -> tuple[Stage, Batch]:
     """A stage whose policy has moved since it scored the collected batch, so that ratios differ from 1."""
-    method = methods.load(name).method()
+    method = record_of(name)
     if table:
         stage = table_stage(method, dtype=dtype)
     else:
@@ -300,13 +312,13 @@ def staged(name: str, dtype: torch.dtype, table: bool = False) -> tuple[Stage, B
         heads = make_heads(model, method)
         parameters = [*model.parameters(), *heads.parameters()]
         stage = Stage(method, LMPolicy(model, heads=heads), build("llama", dtype, seed=1), parameters)
-    batch = method.collect(stage)
-    for source in method.source:
-        batch = source(batch, stage)
     rng = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in stage.parameters:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=rng, dtype=torch.float64).to(dtype)
+    batch = sourced(stage)
+    if stage.kept:  # what it keeps from step to step acts from the second step on
+        moved(stage, rng)
+        stage.step_index += 1
+        batch = sourced(stage)
+    moved(stage, rng)
     # Rows of a group side by side would hide a method that reads neighbours instead of group ids.
     return stage, batch.take(torch.randperm(len(batch), generator=rng))
 

@@ -13,23 +13,36 @@ import pytest
 from rekindle import methods
 from rekindle.errors import InputError
 from rekindle.train.options import flatten
+from rekindle.train.staged import unstaged
 
 NAMES = methods.names()
 every = pytest.mark.parametrize("name", NAMES)
 
 
 def numbers(name: str) -> dict[str, float]:
-    """Path -> number of a method's record; true and false are choices, not numbers."""
+    """Path -> number of a method's record, of several stages each; true and false are choices, not numbers."""
     flat = flatten(methods.load(name).method())
     return {p: v for p, v in flat.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def sourced(name: str, path: str, value: float) -> bool:
-    """Whether a card of the line of parents names the source of this number."""
+    """Whether a card of the line of parents names the source of this number, of its stage or of all."""
     card = methods.load(name).CARD
-    if path in card.sources:
+    if path in card.sources or unstaged(path) in card.sources:
         return True
+    path = unstaged(path)
     return card.parent is not None and numbers(card.parent).get(path) == value and sourced(card.parent, path, value)
+
+
+def has_slot(record: Any, path: str) -> bool:
+    """Whether a record has the slot; those of a record of several stages are its own and those of its stages."""
+    key, _, rest = path.partition(".")
+    return key in record.__dataclass_fields__ and (not rest or has_slot(getattr(record, key), rest))
+
+
+def inside(record: Any, path: str) -> dict[str, Any]:
+    """What stands in a slot."""
+    return {p: v for p, v in flatten(record).items() if p == path or p.startswith(path + ".")}
 
 
 @every
@@ -55,18 +68,15 @@ def test_parents_exist_and_end(name: str) -> None:
 
 @every
 def test_essence_names_slots_that_differ_from_the_parent_or_are_its_idea_too(name: str) -> None:
-    card, parts = methods.load(name).CARD, []
+    card, record = methods.load(name).CARD, methods.load(name).method()
+    records = {id(r): r for r in (record, *record.methods)}.values()
     for path in card.essence:
-        slot: Any = methods.load(name).method()
-        for key in path.split("."):
-            assert key in {f for f in slot.__dataclass_fields__}, f"{name} has no slot {path}"
-            slot = getattr(slot, key)
-        parts.append((path, slot))
+        assert any(has_slot(r, path) for r in records), f"{name} has no slot {path}"
     if card.parent is not None:
-        ours, theirs = flatten(methods.load(name).method()), flatten(methods.load(card.parent).method())
-        for path in (p for p, _ in parts if p not in methods.load(card.parent).CARD.essence):
-            inside = [{p: v for p, v in f.items() if p == path or p.startswith(path + ".")} for f in (ours, theirs)]
-            assert inside[0] != inside[1], f"{path} of {name} is its parent's"
+        parent = methods.load(card.parent)
+        for path in (p for p in card.essence if p not in parent.CARD.essence):
+            ours = [inside(r, path) for r in records if has_slot(r, path)]
+            assert any(one != inside(parent.method(), path) for one in ours), f"{path} of {name} is its parent's"
 
 
 @every
@@ -78,7 +88,8 @@ def test_every_number_has_a_source(name: str) -> None:
 @every
 def test_sources_name_paths_of_the_record(name: str) -> None:
     flat = flatten(methods.load(name).method())
-    assert all(path in flat and text for path, text in methods.load(name).CARD.sources.items())
+    paths = {*flat, *(unstaged(path) for path in flat)}
+    assert all(path in paths and text for path, text in methods.load(name).CARD.sources.items())
 
 
 @every

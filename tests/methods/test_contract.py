@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from rekindle import methods
 from rekindle.core.advantages import GroupNormalized, spread
 from rekindle.core.method import PolicyGradient
 from rekindle.core.ratios import log_ratio
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Now
 from rekindle.train.options import flatten
 from tests.batches import make_now, pad, poisoned
+from tests.methods.records import labels, record_of
 from tests.methods.stage import Stage, by_descend, difference, direct, gradients, staged, table_stage
 
-NAMES = methods.names()
+NAMES = labels()
 every = pytest.mark.parametrize("name", NAMES)
 MICRO = (1, 3, 8, 100)
 GATE = {torch.float64: 1e-10, torch.float32: 5e-6}
@@ -134,7 +134,7 @@ def test_row_order_is_invisible(name: str) -> None:
 
 @every
 def test_the_same_seed_is_the_same_step(name: str) -> None:
-    method = methods.load(name).method()
+    method = record_of(name)
     stages = [table_stage(method, seed=s) for s in (4, 4)]
     start = [p.clone() for p in stages[0].parameters]
     metrics = [method.step(stage) for stage in stages]
@@ -146,8 +146,8 @@ def test_the_same_seed_is_the_same_step(name: str) -> None:
 
 @every
 def test_a_preset_is_a_value(name: str) -> None:
-    method = methods.load(name).method()
-    assert flatten(pickle.loads(pickle.dumps(method))) == flatten(method) == flatten(methods.load(name).method())
+    method = record_of(name)
+    assert flatten(pickle.loads(pickle.dumps(method))) == flatten(method) == flatten(record_of(name))
     other = method.replace(advantage=GroupNormalized(eps=0.25))
     assert flatten(other)["advantage.eps"] == 0.25 and flatten(method).get("advantage.eps") != 0.25
     assert other.objective is method.objective
@@ -193,7 +193,7 @@ def test_a_loss_that_looks_at_the_whole_minibatch_stays_exact() -> None:
 
 
 def test_there_are_methods() -> None:
-    assert len(NAMES) >= 8 and all(isinstance(methods.load(n).method(), PolicyGradient) for n in NAMES)
+    assert len(NAMES) >= 8 and all(isinstance(record_of(n), PolicyGradient) for n in NAMES)
 
 
 @every
@@ -201,7 +201,7 @@ def test_a_step_of_one_update_needs_no_scoring_pass_of_its_own(name: str) -> Non
     """Whatever reads `logp_old` before the update says so; the weights end where a scored step ends."""
     ends = []
     for also in ((LOGP_OLD,), ()):
-        method = methods.load(name).method()
+        method = record_of(name)
         method = method.replace(descent=replace(method.descent, epochs=1, minibatches=1))
         stage = table_stage(method, also=also)
         method.at(0.5).step(stage)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rekindle import methods
 from rekindle.core.groups import group_constant
 from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from tests.methods.made import group_rollouts
+from tests.methods.records import labels, record_of
 from tests.methods.stage import by_descend, staged, table_stage
 
-every = pytest.mark.parametrize("name", methods.names())
+every = pytest.mark.parametrize("name", labels())
 
 DEGENERATE: dict[str, Callable[[Batch], Batch]] = {
     "all success": lambda b: replace(b, success=torch.ones_like(b.success), score=torch.ones_like(b.score)),
@@ -48,7 +48,7 @@ def test_degenerate_batches_are_finite(name: str, case: str) -> None:
 @pytest.mark.parametrize("g", [2, 3])
 def test_degenerate_rollouts_are_finite(name: str, g: int) -> None:
     """Every prompt is all right (2), or says nothing (3): a finite step, or a stop in a sentence."""
-    method = methods.load(name).method()
+    method = record_of(name)
     stage = table_stage(method)
     rows = group_rollouts(g)
     stage.source = lambda n: replace(rows, group=rows.group + 10 * n, uid=rows.uid + 100 * n)

@@ -189,7 +189,7 @@ def two_steps(bed: Bed, name: str) -> TableRun:
 def test_every_method_runs_unchanged(name: str) -> None:
     bed = load_bed("ways").with_options({"prompts": 4, "group": 6, "votes": 8, "questions": 8})
     fresh = table_run(bed, name)
-    collect: Any = fresh.method.collect
+    collect: Any = fresh.record.collect
     if isinstance(collect.draw, DrawsByRule) and collect.draw.rule(fresh).mixes:
         with pytest.raises(InputError, match="a table world has none: use a language bed"):
             two_steps(bed, name)

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rekindle import methods
 from rekindle.core.ranks import Alone
+from tests.methods.records import labels
 from tests.methods.stage import difference
 from tests.ranks.start import ended, start
 from tests.ranks.worker import all_results
 
-NAMES = methods.names()
+NAMES = labels()
 GATE = {"float64": 1e-10, "float32": 5e-6}
 
 

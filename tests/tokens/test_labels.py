@@ -8,7 +8,6 @@ from random import Random
 import pytest
 import torch
 
-from rekindle import methods
 from rekindle.methods.empo import ClusterShare
 from rekindle.methods.evol_rl import NoveltyBands
 from rekindle.tokens.labels import Answered, MajorityVote, Verdicts, Verified, agrees, classes, majority
@@ -16,9 +15,10 @@ from rekindle.tokens.rewards import Reward, Rewards
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.verify import Verifier
 from tests.methods.made import VERIFIER, Said, group_rollouts, spoken
+from tests.methods.records import labels, record_of
 from tests.methods.stage import Stage, table_stage
 
-LABEL_FREE = [n for n in methods.names() if not methods.load(n).method().collect.label.needs_truth]  # type: ignore[attr-defined]
+LABEL_FREE = [n for n in labels() if not record_of(n).collect.label.needs_truth]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_margin_counts_equal_answers_as_one_where_the_vote_does() -> None:
 
 def test_soft_votes_are_shares_of_the_group_with_equal_answers_as_one() -> None:
     rollouts = spoken(["x=5", "x=5.0", "x=7", "x", "x=7", "x=7"], group=[0, 0, 0, 0, 1, 1])
-    stage = table_stage(methods.load("empo").method())
+    stage = table_stage(record_of("empo"))
     verdicts = ClusterShare()(rollouts, MajorityVote()(rollouts, VERIFIER), stage)
     assert verdicts.score.tolist() == [0.5, 0.5, 0.25, 0, 1, 1]
     hard = MajorityVote(by="equality")(rollouts, VERIFIER)
@@ -183,7 +183,7 @@ def other_truths(rollouts: Rollouts) -> list[Rollouts]:
 def test_votes_and_novelty_never_see_a_reference() -> None:
     rollouts = Rollouts.concat([group_rollouts(g) for g in range(7)])
     shape = NoveltyBands()
-    stage = table_stage(methods.load("evol_rl").method())
+    stage = table_stage(record_of("evol_rl"))
     voted = MajorityVote()(rollouts, VERIFIER)
     want = voted, shape(rollouts, voted, stage)
     assert want[0].success.any() and want[1].score.unique().numel() > 4
@@ -199,7 +199,7 @@ def weights_after_a_step(name: str, change: int | None) -> torch.Tensor:
         rows = group_rollouts(g)
         return rows if change is None else other_truths(rows)[change]
 
-    method = methods.load(name).method()
+    method = record_of(name)
     stage: Stage = table_stage(method, source=source)
     method.step(stage)
     return torch.cat([p.detach().flatten() for p in stage.parameters])
