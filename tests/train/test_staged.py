@@ -14,6 +14,7 @@ from rekindle.errors import InputError
 from rekindle.methods import dapo, grpo
 from rekindle.prove.beds import load_bed
 from rekindle.prove.setting import Setting
+from rekindle.train.combine import combine
 from rekindle.train.config import resolve
 from rekindle.train.options import flatten
 from rekindle.train.staged import changes, places, unstaged
@@ -71,6 +72,12 @@ def test_a_bed_trains_every_stage_for_its_share(tmp_path) -> None:
     assert strong["entropy"] > plain["entropy"]
     slow = bed.run(f"{file}:method", {"descent.grad_clip": 1e-9}, 0)
     assert abs(slow["train/grad_norm"] - plain["train/grad_norm"]) > 1e-6, "set in both stages"
+
+
+def test_it_is_not_combined() -> None:
+    for names in (("grpo", "remix"), ("remix", "dapo")):
+        with pytest.raises(InputError, match="'remix' changes its method during a run and is not combined"):
+            combine(names)
 
 
 def test_trl_names_reach_every_stage() -> None:
