@@ -122,14 +122,15 @@ class Now:
 class Seen:
     """What a scoring pass shows of N actions, by pass name ("policy", "reference").
 
-    logits: at the sampling temperature. hidden: the last hidden states that predict the actions. weight: the LM head's
-    matrix. values: what the extra heads of the policy say, by head. columns: the batch's own [B T *], at the actions.
+    logits: at the sampling temperature. hidden: the last hidden states that predict the actions, each model's of its
+    own width. weight: the LM head's matrix. values: what the extra heads of the policy say, by head. columns: the
+    batch's own [B T *], at the actions.
     at: (key, uid, place in the row) of each action, for draws.
     """
 
     logits: Mapping[str, Float[Tensor, "N V"]]
-    hidden: Mapping[str, Float[Tensor, "N D"]]
-    weight: Mapping[str, Float[Tensor, "V D"]]
+    hidden: Mapping[str, Float[Tensor, "N _"]]
+    weight: Mapping[str, Float[Tensor, "V _"]]
     values: Mapping[str, Float[Tensor, " N"]]
     action: Int[Tensor, " N"]
     columns: Mapping[str, Tensor] = field(default_factory=dict)

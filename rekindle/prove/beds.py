@@ -6,7 +6,20 @@ import importlib
 
 from rekindle.prove.bed import Bed, unknown_name
 
-TABLES = ("digits", "ways", "strata", "echo", "spread", "first", "bandit", "frozen", "numbers", "corpus", "taught")
+TABLES = (
+    "digits",
+    "ways",
+    "strata",
+    "echo",
+    "spread",
+    "first",
+    "bandit",
+    "frozen",
+    "numbers",
+    "corpus",
+    "taught",
+    "markov",
+)
 LANGUAGE = ("reduce", "digit_sum")
 
 

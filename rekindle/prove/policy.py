@@ -41,21 +41,19 @@ Choose = Callable[[Tensor, Tensor, Tensor], Taken]
 class OneHot(Mapping[str, Tensor]):
     """Hidden states by pass name, made when asked for: most columns never look at them."""
 
-    passes: tuple[str, ...]
-    row: Int[Tensor, " N"]
-    rows: int
+    models: Mapping[str, TablePolicy]
+    state: Int[Tensor, " N"]
 
     def __getitem__(self, name: str) -> Float[Tensor, "N R"]:
         """One-hot vectors of the table rows."""
-        if name not in self.passes:
-            raise KeyError(name)
-        return torch.nn.functional.one_hot(self.row, self.rows).double()
+        model = self.models[name]
+        return torch.nn.functional.one_hot(model.world.row[self.state], len(model.table)).double()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.passes)
+        return iter(self.models)
 
     def __len__(self) -> int:
-        return len(self.passes)
+        return len(self.models)
 
 
 class TablePolicy(nn.Module):
@@ -99,7 +97,7 @@ class TablePolicy(nn.Module):
         models = {"policy": self, **references}
         return Seen(
             logits={"policy": self.logits(state), **others},
-            hidden=OneHot(tuple(models), row, len(self.table)),
+            hidden=OneHot(models, state),
             weight={name: model.table.detach().T for name, model in models.items()},
             values={name: head[row] for name, head in self.heads.items()},
             action=batch.action[batch.mask],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class TableRun:
 
     def _passes(self) -> dict[str, TablePolicy]:
         """The start weights as every pass that a need names, and the world's teacher as "teacher"."""
-        taught = [] if self.world.teacher is None else [("teacher", replace(self.world, table=self.world.teacher))]
+        taught = [] if self.world.teacher is None else [("teacher", self.world.taught())]
         names = sorted({"reference", *self.method.passes()} - {"policy", *(name for name, _ in taught)})
         if "teacher" in names:
             raise InputError("the method learns from a teacher, and this bed has none: name a bed that has one")

@@ -7,7 +7,7 @@ that the environment draws (a noisy outcome) are off the mask.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -75,8 +75,8 @@ class World:
 
     tokens: the text of each. start: prompt text -> its first state. follow: the state after a token, -1 at the end.
     bias: fixed; minus infinity forbids a token. chosen: False where the environment draws. table: the start weights.
-    teacher: the table of another policy to learn from, where there is one. rewards: what scores responses, where not
-    the comparison of their answers does.
+    teacher: the table of another policy to learn from, where there is one; teacher_row: its rows, where not `row`.
+    rewards: what scores responses, where not the comparison of their answers does.
     embed: texts -> vectors, for novelty; None: the one-hot vectors of the whole texts' tokens.
     """
 
@@ -90,8 +90,16 @@ class World:
     length: int
     task: TableTask
     embed: Callable[[Sequence[str]], Tensor] | None = None
-    teacher: Float[Tensor, "R V"] | None = None
+    teacher: Float[Tensor, "K V"] | None = None
+    teacher_row: Int[Tensor, " S"] | None = None
     rewards: Rewards | None = None
+
+    def taught(self) -> World:
+        """The world of the teacher's policy; ValueError where there is none."""
+        if self.teacher is None:
+            raise ValueError("this world has no teacher")
+        row = self.row if self.teacher_row is None else self.teacher_row
+        return replace(self, table=self.teacher, row=row)
 
     def prompt_rows(self, examples: Sequence[Example]) -> PromptRows:
         """Prompts as rows of ids: the start state is the only id."""
