@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from rekindle.cli import analysis, compare, data, doctor, evaluate, export, prove, sample, serve, shelf, train, warm
+from rekindle.cli import (
+    analysis,
+    compare,
+    data,
+    doctor,
+    draft,
+    evaluate,
+    export,
+    prove,
+    sample,
+    serve,
+    shelf,
+    train,
+    warm,
+)
 from rekindle.cli.common import run_safely
 from rekindle.cli.common import version as installed
 
@@ -42,6 +56,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.add_typer(data.app, name="data")
 app.command("sample")(sample.sample)
+app.add_typer(draft.app, name="draft")
 app.command("export")(export.export)
 app.command("warm")(warm.warm)
 app.command("methods")(shelf.methods)

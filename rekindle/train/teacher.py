@@ -55,14 +55,14 @@ def check_teacher(config: RunConfig, passes: set[str]) -> None:
         raise InputError(f"method '{config.method}' asks no teacher, and teacher={config.teacher} is given: drop it")
 
 
-def check_same_tokens(spec: str, theirs: Any, ours: Any) -> None:
-    """InputError where two tokenizers differ: log-probs of tokens cannot be compared then."""
+def check_same_tokens(spec: str, theirs: Any, ours: Any, roles: tuple[str, str] = ("teacher", "model")) -> None:
+    """InputError where two tokenizers differ: log-probs of tokens cannot be compared then. roles: what the two are."""
     mine, other = ours.get_vocab(), theirs.get_vocab()
     if mine == other:
         return
     where = next((f"'{t}' is {mine.get(t)} and {other.get(t)}" for t in sorted(mine) if mine[t] != other.get(t)), None)
     where = where or f"{len(mine)} and {len(other)} tokens"
     raise InputError(
-        f"teacher '{spec}' has another tokenizer than the model (of the two, {where}), and log-probs of tokens cannot "
-        "be compared then: choose a teacher of the same family"
+        f"{roles[0]} '{spec}' has another tokenizer than the {roles[1]} (of the two, {where}), and log-probs of tokens "
+        f"cannot be compared then: choose a {roles[0]} of the same family"
     )
