@@ -172,7 +172,7 @@ class TopShare:
 
 
 def test_a_loss_that_looks_at_the_whole_minibatch_stays_exact() -> None:
-    stage, batch = staged(NAMES[0], torch.float64, table=True)
+    stage, batch = staged("grpo", torch.float64, table=True)
     stage = replace(stage, method=stage.method.replace(objective=TopShare()))
     batch = stage.method.credit(batch)
     want = direct(stage, batch)
