@@ -20,7 +20,7 @@ TABLES = (
     "taught",
     "markov",
 )
-LANGUAGE = ("reduce", "digit_sum")
+LANGUAGE = ("reduce", "digit_sum", "chains")
 
 
 def names() -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from rekindle.core.method import Effect
 from rekindle.errors import InputError
 from rekindle.prove.bed import HALF, unknown_name
 from rekindle.prove.beds import LANGUAGE, load_bed, names
+from rekindle.prove.chains import CHAINS, run_chains
 from rekindle.prove.language import check_metric, run_language
 from rekindle.prove.results import DIGITS, Row, experiment
 from rekindle.train.find import find_method
@@ -60,7 +61,9 @@ def work(arm: Arm) -> tuple[dict[str, float], float]:
     """(metric -> value, processor seconds) of one arm, on one thread."""
     torch.set_num_threads(1)
     began = time.process_time()
-    if arm.bed in LANGUAGE:
+    if arm.bed == CHAINS:
+        found = run_chains(arm.bed_options, arm.method, arm.options, arm.seed, arm.train)
+    elif arm.bed in LANGUAGE:
         found = run_language(arm.bed, arm.bed_options, arm.method, arm.options, arm.seed, arm.train)
     else:
         bed = load_bed(arm.bed).with_options(arm.bed_options)
