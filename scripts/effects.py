@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rekindle import methods
 from rekindle.errors import InputError
-from rekindle.prove.beds import TABLES, load_bed
+from rekindle.prove.beds import SEARCHED, TABLES, load_bed
 from rekindle.prove.results import Row, judge, load
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "effects.md"
@@ -86,7 +86,7 @@ def page() -> str:
     """docs/effects.md."""
     stored = load()
     lines = [HEAD, *denied(stored), "## Beds", ""]
-    lines += [f"- `{name}`: {load_bed(name).about}." for name in TABLES]
+    lines += [f"- `{name}`: {load_bed(name).about}." for name in (*TABLES, *SEARCHED)]
     lines += ["- `reduce`, `digit_sum`: the shipped language tasks.", ""]
     for name, rows in stored.items():
         lines += [f"## {name}: {title(name)}", "", *table([cells(row) for row in rows]), ""]

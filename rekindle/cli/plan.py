@@ -91,15 +91,10 @@ def step_lines(plan: Plan) -> Lines:
     """What a step and the run are, in the package's words and in those of others."""
     step, config = plan.step, plan.resolved.config
     of = "" if plan.lengths.prompts is None else f" of {plan.lengths.prompts:,} in the data"
-    sizes, limit = step.minibatch_sizes, config.rollout.max_tokens
-    even = f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+    limit = config.rollout.max_tokens
     lines = [
         ("prompts", f"{step.prompts} a step{of}"),
-        ("group", f"{step.samples} responses a prompt are drawn, {step.group} of them are trained on"),
-        ("sequences", f"{step.sampled:,} sampled, {step.trained:,} trained on a step"),
-        ("prompt tokens", f"{plan.lengths}"),
-        ("response tokens", f"{limit} at most: {step.sampled * limit:,} sampled, {step.trained * limit:,} trained on"),
-        ("updates", f"{step.updates} a step: {step.epochs} epoch{_s(step.epochs)} of {even} sequences"),
+        *(_search_lines(plan) if step.searches else _train_lines(plan)),
         *_rank_lines(plan),
         *((f"in {name}", text) for name, text in step.elsewhere().items()),
         ("run", _run_line(plan)),
@@ -110,14 +105,43 @@ def step_lines(plan: Plan) -> Lines:
     return lines + [("uneven", text) for text in step.problems()]
 
 
+def _train_lines(plan: Plan) -> Lines:
+    step, sizes, limit = plan.step, plan.step.minibatch_sizes, plan.resolved.config.rollout.max_tokens
+    even = f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+    return [
+        ("group", f"{step.samples} responses a prompt are drawn, {step.group} of them are trained on"),
+        ("sequences", f"{step.sampled:,} sampled, {step.trained:,} trained on a step"),
+        ("prompt tokens", f"{plan.lengths}"),
+        ("response tokens", f"{limit} at most: {step.sampled * limit:,} sampled, {step.trained * limit:,} trained on"),
+        ("updates", f"{step.updates} a step: {step.epochs} epoch{_s(step.epochs)} of {even} sequences"),
+    ]
+
+
+def _search_lines(plan: Plan) -> Lines:
+    step, limit = plan.step, plan.resolved.config.rollout.max_tokens
+    return [
+        ("candidates", f"{step.candidates} a step, one response each to every prompt: {step.sampled:,} sequences"),
+        ("prompt tokens", f"{plan.lengths}"),
+        ("response tokens", f"{limit} at most: {step.sampled * limit:,} sampled"),
+        ("updates", "none: the weights follow the best candidates"),
+    ]
+
+
 def _rank_lines(plan: Plan) -> Lines:
     step = plan.step
     whose = "rank 0 for all" if step.leader else f"{step.blocks_a_rank} of {step.blocks} a rank"
     kind = "a share of the weights each" if step.sharded and step.ranks > 1 else "all weights each"
+    if step.searches:
+        whose = f"all of them for each of a rank's {-(-step.candidates // step.ranks)} candidates"
     idle = f", {step.idle_passes} idle turn{_s(step.idle_passes)} an update" if step.idle_passes else ""
-    return [
+    lines = [
         ("ranks", f"{step.ranks} ({kind})" if step.ranks > 1 else "1"),
         ("blocks", f"of {step.block} prompt{_s(step.block)} are sampled together: {whose}"),
+    ]
+    if step.searches:
+        return lines
+    return [
+        *lines,
         (
             "micro-batch",
             f"{step.rows} sequences a forward pass of a rank ({plan.work.tokens:,} tokens at most), "

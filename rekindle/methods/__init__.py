@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 from typing import Protocol, cast, runtime_checkable
 
-from rekindle.core.method import Card, PolicyGradient
+from rekindle.core.evolution import Method
+from rekindle.core.method import Card
 from rekindle.core.stages import Stages
 from rekindle.errors import unknown
 
@@ -17,7 +18,7 @@ class MethodModule(Protocol):
 
     CARD: Card
 
-    def method(self) -> PolicyGradient | Stages:
+    def method(self) -> Method | Stages:
         """The record, with the method's own defaults."""
         ...
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from rekindle.core.evolution import Evolution
 from rekindle.errors import GuardStop, InputError
 from rekindle.prove.run import Setting, TableRun
 from rekindle.prove.world import World
@@ -37,6 +38,35 @@ class Task(Protocol):
 
     def measure(self, run: TableRun) -> dict[str, float]:
         """Metric -> value of a trained run."""
+        ...
+
+
+@runtime_checkable
+class AnyBed(Protocol):
+    """What runs and stored results ask of a bed."""
+
+    @property
+    def about(self) -> str:
+        """One line."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that there are."""
+        ...
+
+    def with_options(self, given: Mapping[str, Any]) -> AnyBed:
+        """The bed with other options."""
+        ...
+
+    def check_metric(self, metric: str) -> None:
+        """InputError where no run of this bed has the metric."""
+        ...
+
+    def run(
+        self, method: str, options: Mapping[str, Any], seed: int, train: bool = True, short: bool = False
+    ) -> dict[str, float]:
+        """Train `method` (or leave it untrained) on one seed; metric -> value."""
         ...
 
 
@@ -99,19 +129,23 @@ class Bed:
             "useful": sum(run.mixed) / max(len(run.mixed), 1),
             HALF: half,
         }
-        return {**common, **found, **_logged(run)}
+        return {**common, **found, **logged(run.trained)}
 
     def _record(self, method: str, options: Mapping[str, Any]) -> Any:
-        record = self.setting.fitted(make_method(find_method(method)))
+        record = make_method(find_method(method))
+        if isinstance(record, Evolution):
+            raise InputError(f"'{method}' searches an adapter, and a table has none: its bed is 'factors'")
+        record = self.setting.fitted(record)
         for path, value in options.items():
             for place in places(path, record):
                 record = override(record, place, value)
         return record
 
 
-def _logged(run: TableRun) -> dict[str, float]:
+def logged(trained: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """`train/NAME` and `max/NAME`: means and maxima of what the method logged, step by step."""
     values: dict[str, list[float]] = {}
-    for metrics in run.trained:
+    for metrics in trained:
         for name, value in metrics.items():
             values.setdefault(name, []).append(value)
     means = {f"train/{name}": sum(seen) / len(seen) for name, seen in values.items()}

@@ -15,6 +15,7 @@ from rekindle.train.kept import activations, layer_bytes
 from rekindle.train.workload import Setup, Work
 
 _MOMENTS = 2  # Adam keeps two numbers a parameter
+_DOUBLE = 8  # bytes of a float64
 _LOGITS = 2.15  # tables of a chunk's logits: the kept one and its copy in the backward pass, or two chunks; and blocks
 _KERNELS = 2**27  # what oneDNN keeps of the bfloat16 kernels that it compiles, about the same for all sizes
 _DRAWN, _SORTED = 16, 44  # bytes a logit while a token is drawn; and more where top-k or top-p sort
@@ -73,7 +74,8 @@ def estimate(model: Footprint, setup: Setup, work: Work) -> Estimate:
     shared = setup.ranks
     held: dict[str, float] = {
         "weights": (base + trained * setup.trains) / shared,
-        "optimizer": _MOMENTS * trained * setup.trains / shared,
+        "optimizer": 0 if setup.searches else _MOMENTS * trained * setup.trains / shared,
+        "singular vectors": _DOUBLE * adapters if setup.searches else 0,
         "reference": model.parameters * setup.element * setup.copies,
         "teacher": setup.teacher * setup.element,
         "sampler's copy": model.parameters * setup.copy,
@@ -81,24 +83,30 @@ def estimate(model: Footprint, setup: Setup, work: Work) -> Estimate:
     }
     if (setup.narrow or setup.element < 4) and not setup.gpu:
         held["oneDNN's kernels"] = _KERNELS
-    gradients = trained * setup.trains / shared
+    gradients = 0 if setup.searches else trained * setup.trains / shared
     spread = (2 * model.layer + model.root) * setup.element if shared > 1 else 0
     last = {"gradients of the last update": gradients}
     engine = {"sampling engine": work.engine, "weights on their way": work.pushed}
     sample = {**last, **_sampling(model, setup, work, work.samples, work.truncates), **engine}
     evaluate = {**({} if work.at_start else last), **_sampling(model, setup, work, work.evaluated, False)}
     score = {**last, "logits": setup.tables * _table(model, setup, work), "gathered layers": spread}
-    update: dict[str, float] = {
+    update = {} if setup.searches else _updating(model, setup, work, gradients, spread)
+    every = (held, sample, score if setup.tables else {}, update, evaluate if work.evaluated else {})
+    later = round(held.get("optimizer", 0)) if work.evaluated and work.at_start else 0
+    return Estimate(*({name: round(size) for name, size in part.items() if size} for part in every), later=later)
+
+
+def _updating(
+    model: Footprint, setup: Setup, work: Work, gradients: int | float, spread: int
+) -> dict[str, int | float]:
+    update: dict[str, int | float] = {
         "activations": activations(model, setup, work),
         **_moment(model, setup, work),
         "bf16 copies": 2 * (model.linear + model.head) if setup.narrow else 0,
         "gathered layers": spread + _whole_gradients(model, setup),
     }
     busy = sum(update.values())
-    update["gradients"] = gradients if work.pieces > 1 else max(0, gradients - busy)
-    every = (held, sample, score if setup.tables else {}, update, evaluate if work.evaluated else {})
-    later = round(held["optimizer"]) if work.evaluated and work.at_start else 0
-    return Estimate(*({name: round(size) for name, size in part.items() if size} for part in every), later=later)
+    return {**update, "gradients": gradients if work.pieces > 1 else max(0, gradients - busy)}
 
 
 def _whole_gradients(model: Footprint, setup: Setup) -> int:

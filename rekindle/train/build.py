@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rekindle.core.method import PolicyGradient
+from rekindle.core.evolution import Evolution, Method
 from rekindle.core.ranks import Alone, Ranks, Together
 from rekindle.core.stages import Stages
 from rekindle.tokens.embed import HashedNgrams, PolicyStates
@@ -88,18 +88,14 @@ def make_run(
     )
 
 
-def trained_examples(
-    config: RunConfig, task: Task, loaded: Loaded, method: PolicyGradient | Stages
-) -> Sequence[Example]:
+def trained_examples(config: RunConfig, task: Task, loaded: Loaded, method: Method | Stages) -> Sequence[Example]:
     """The prompts that are trained on; InputError where one of them, or a response that it brings, does not fit."""
     examples = fitting(loaded, task.split("train"), config.rollout.max_tokens)
     check_written(loaded, method, examples, config.rollout.max_tokens)
     return examples
 
 
-def other_passes(
-    loaded: Loaded, method: PolicyGradient | Stages, embed: str, teacher: Loaded | None
-) -> dict[str, Weights]:
+def other_passes(loaded: Loaded, method: Method | Stages, embed: str, teacher: Loaded | None) -> dict[str, Weights]:
     """The weights beside the policy's that a method or `embed` names: the start's, snapshots of it, and a teacher's."""
     passes: dict[str, Weights] = {name: made(loaded.model, name) for name in own_passes(method.passes())}
     if _wants_reference(method, embed):
@@ -128,7 +124,7 @@ def make_ahead(resolved: Resolved, sampler: Sampler) -> Window | None:
     return Window(sampler, staleness, sampling_of(resolved))
 
 
-def make_heads(model: torch.nn.Module, method: PolicyGradient | Stages) -> torch.nn.ModuleDict:
+def make_heads(model: torch.nn.Module, method: Method | Stages) -> torch.nn.ModuleDict:
     """The scalar heads that the method's parts want, linear in the hidden states and zero at the start."""
     weight = split(model, probe=False).head.weight
     assert isinstance(weight, Tensor)
@@ -141,9 +137,14 @@ def make_heads(model: torch.nn.Module, method: PolicyGradient | Stages) -> torch
 
 
 def make_optimizer(
-    model: torch.nn.Module, record: PolicyGradient, heads: torch.nn.ModuleDict | None = None
-) -> torch.optim.AdamW:
-    """AdamW over the parameters that train, with the record's settings; heads are a group of their own."""
+    model: torch.nn.Module, record: Method, heads: torch.nn.ModuleDict | None = None
+) -> torch.optim.Optimizer:
+    """AdamW over the parameters that train, with the record's settings; heads are a group of their own.
+
+    A method that does not descend takes no step of it; it gets one that holds nothing.
+    """
+    if isinstance(record, Evolution):
+        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
     descent = record.descent
     groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
     if heads:
@@ -152,5 +153,5 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=1.0, betas=betas, weight_decay=descent.weight_decay, fused=True)
 
 
-def _wants_reference(method: PolicyGradient | Stages, embed: str) -> bool:
+def _wants_reference(method: Method | Stages, embed: str) -> bool:
     return embed == "policy" or "reference" in method.passes()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rekindle import methods
+from rekindle.core.evolution import Evolution
 from rekindle.core.method import Card, PolicyGradient
 from rekindle.errors import InputError
 from rekindle.train import options
@@ -20,7 +21,8 @@ def combine(names: tuple[str, ...]) -> PolicyGradient:
     Parts of tuple slots are added; any other slot has one owner. InputError, with the way out, where two methods claim
     one slot with different parts, bring two parts of one kind, or both set the score.
     """
-    record = _single(names[0])
+    records = {name: _single(name) for name in names}
+    record = records[names[0]]
     owner = dict.fromkeys(methods.load(names[0]).CARD.essence, names[0])
     for name in names[1:]:
         for slot in methods.load(name).CARD.essence:
@@ -58,6 +60,11 @@ def combined_card(names: tuple[str, ...]) -> Card:
 def _single(name: str) -> PolicyGradient:
     """The record of a method that is one from start to end."""
     record = methods.load(name).method()
+    if isinstance(record, Evolution):
+        raise InputError(
+            f"'{name}' searches without a gradient, and shares no slot with a method that descends: train by one of "
+            "the two, and then by the other from its model (--model RUN/final)"
+        )
     if not isinstance(record, PolicyGradient):
         raise InputError(
             f"'{name}' changes its method during a run and is not combined: name it alone, or write a method file "

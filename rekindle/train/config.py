@@ -15,6 +15,7 @@ from rekindle.train import options
 from rekindle.train.aliases import translate
 from rekindle.train.checks import check, warnings
 from rekindle.train.corrected import corrected
+from rekindle.train.searches import unused, without_descent
 from rekindle.train.settings import RunConfig
 from rekindle.train.staged import places
 
@@ -83,7 +84,7 @@ def resolve(
     essence: the slots of the record that a profile does not touch (a note says what it would have set). toml: the
     parsed run.toml. sets: `PATH=VALUE` texts. flags: option -> value of the command line's flags, only those given.
     """
-    fits, notes = _spared(profile or {}, essence)
+    fits, notes = _spared(without_descent(profile or {}, record), essence)
     layers: tuple[tuple[Origin, Mapping[str, Any]], ...] = (
         ("profile", fits),
         ("run.toml", dotted(toml or {})),
@@ -107,7 +108,7 @@ def resolve(
     origin |= {path: "sampler" for path, value in options.flatten(record).items() if before.get(path, origin) != value}
     notes += more
     check(record, config.rollout)
-    notes += warnings(record)
+    notes += warnings(record) + unused(record, origin)
     known = [*config.flat(), *options.flatten(record)]
     return Resolved(config, record, {path: origin.get(path, "method") for path in known}, tuple(notes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rekindle.core.aggregate import SamplerWeighted
+from rekindle.core.evolution import Evolution
 from rekindle.core.method import PolicyGradient
 from rekindle.errors import InputError
 from rekindle.train.footprint import adapter_rank
@@ -18,7 +19,7 @@ def corrected(config: RunConfig, record: Any) -> tuple[Any, list[str]]:
     pi_sampled: the training code's own score at the weights that are about to be updated, over the sampler's number
     under the weights that it had (decoupled PPO, arXiv 2110.00641, where those are older).
     """
-    if same_numbers(config) or not config.vllm.correct:
+    if same_numbers(config) or not config.vllm.correct or isinstance(record, Evolution):
         return record, _stale(config)
     for part in parts(record):
         if isinstance(part, Gives) and set(part.gives) & set(SamplerWeighted.refuses):

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rekindle import methods
+from rekindle.core.evolution import Evolution, Method
 from rekindle.core.method import Card, PolicyGradient
 from rekindle.core.stages import Stages
 from rekindle.errors import InputError
 from rekindle.tokens.collect import Answers
 from rekindle.tokens.plugins import load_function
+from rekindle.tokens.trials import Responses
 from rekindle.train.combine import combine, combined_card
 
 
@@ -48,13 +50,18 @@ def find_method(name: str) -> Found:
     return Found(name.replace("-", "_"), module.CARD, module.method)
 
 
-def make_method(found: Found) -> PolicyGradient | Stages:
+def make_method(found: Found) -> Method | Stages:
     """The record of parts; InputError where the user's function needs arguments, raises, or returns no method."""
     record = _called(found) if ":" in found.name else found.make()
-    known = isinstance(record, PolicyGradient | Stages)
-    if not known or not all(isinstance(method.collect, Answers) for method in record.methods):
+    if isinstance(record, Stages) and any(isinstance(method, Evolution) for method in record.methods):
+        raise InputError(f"'{found.name}' has a search among its stages: train one after the other (--model RUN/final)")
+    known = isinstance(record, PolicyGradient | Stages | Evolution)
+    if not known or not all(isinstance(method.collect, Answers | Responses) for method in record.methods):
         kind = type(record).__name__
-        raise InputError(f"'{found.name}' returned {kind}: return a PolicyGradient (or Stages) that collects Answers")
+        raise InputError(
+            f"'{found.name}' returned {kind}: return a PolicyGradient (or Stages) that collects Answers, or an "
+            "Evolution that collects Responses"
+        )
     return record
 
 

@@ -75,7 +75,7 @@ def _fitting(plan: Plan, kinds: tuple[list[Change], ...]) -> tuple[str, ...] | N
 def _kinds(plan: Plan) -> list[list[Change]]:
     """The options that save memory, each with its values, the mildest first; without those that are set already."""
     kinds = [list(_micro_batches(plan)), list(_blocks(plan)), list(_evaluations(plan))]
-    if not plan.setup.checkpointing:
+    if not plan.setup.checkpointing and not plan.setup.searches:
         kinds.append([Change("checkpointing=true", lambda s, w: (replace(s, checkpointing=True), w))])
     return [kind for kind in kinds if kind]
 
@@ -89,7 +89,7 @@ def _shares(plan: Plan) -> list[list[Change]]:
 
 
 def _micro_batches(plan: Plan) -> Iterator[Change]:
-    rows, size = plan.work.rows, max(plan.step.minibatch_sizes)
+    rows, size = plan.work.rows, max(plan.step.minibatch_sizes, default=0)
     while rows > 1:
         rows //= 2
         pieces = math.ceil(math.ceil(size / rows) / plan.step.ranks)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from rekindle.core.evolution import Evolution
 from rekindle.errors import EngineDead, InputError
 from rekindle.train import options
 from rekindle.train.config import Resolved
@@ -93,7 +94,7 @@ def pieces(config: RunConfig, record: Any) -> dict[str, tuple[int, int, str]]:
             rows = -(-rollout.prompts * rollout.group // updates)
             most = flat[path] if -(-rows // flat[path]) >= count else -(-rows // count)
             found[path] = (flat[path], most, f"{count} ranks")
-    return found
+    return {} if isinstance(record, Evolution) else found  # ranks share candidates: each has all prompts
 
 
 def speaks(environment: Mapping[str, str] = os.environ) -> bool:

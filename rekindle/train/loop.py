@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rekindle.core.evolution import Evolution
 from rekindle.core.types import Metrics, mean_metrics
 from rekindle.errors import EngineDead, GuardStop
 from rekindle.tokens.sampling.base import Clocked
@@ -24,6 +25,7 @@ from rekindle.train.ranks import RankLost
 from rekindle.train.refusals import evaluated_split
 from rekindle.train.ruled import evaluated_by
 from rekindle.train.run import Run
+from rekindle.train.searches import flat
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -111,6 +113,8 @@ def refuse_to_spin(run: Run) -> None:
     solved = any(max(shares) > 0 for shares in run.memory["history"].values())
     limit = 0 if config.one_shot is not None and solved else config.empty_steps
     if limit and empty >= limit and run.step_index < run.resolved.config.steps:
+        if isinstance(run.record, Evolution):
+            raise GuardStop(flat(empty))
         raise GuardStop(
             f"no response taught anything in the last {empty} steps: every advantage was zero (groups/all_right and "
             "groups/all_wrong in the events): use harder or easier data, a method for such groups (docs/methods.md), "

@@ -19,7 +19,8 @@ from rekindle.train.hardware import Hardware, own
 from rekindle.train.launch import placed
 from rekindle.train.lengths import Lengths, lengths
 from rekindle.train.ranks import Place
-from rekindle.train.settings import RunConfig, Voting, parts, samples_per_prompt
+from rekindle.train.searches import drawn_and_trained
+from rekindle.train.settings import RunConfig, Voting, parts
 from rekindle.train.snapshots import own_passes
 from rekindle.train.teacher import teacher_size
 from rekindle.train.vocabulary import Step, descents, step_of
@@ -168,6 +169,7 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
         tables=(1 + len(models) + 3 * (ENTROPY_OLD in needs)) if needs else 0,
         engine=engine,
         gpu=hardware.gpu,
+        searches=step.searches,
     )
 
 
@@ -177,7 +179,7 @@ def work_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, ha
     here = config.rollout.sampler == "local"
     awake = _sleeps(resolved, hardware)
     return Work(
-        rows=min(max(one.micro_batch for one in descents(resolved)), max(step.minibatch_sizes)),
+        rows=0 if step.searches else min(max(d.micro_batch for d in descents(resolved)), max(step.minibatch_sizes)),
         group=step.group,
         prompt=found.longest,
         response=found.response,
@@ -217,11 +219,9 @@ def plan(resolved: Resolved) -> list[Row]:
 def derived(resolved: Resolved) -> dict[str, int]:
     """Samples, trained rows, updates and tokens that a step and the run amount to; tokens are upper bounds."""
     config, flat = resolved.config, resolved.options
-    samples = config.rollout.prompts * samples_per_prompt(resolved.record, config.rollout)
+    samples, trained = drawn_and_trained(resolved.record, config.rollout)
     numbers = {
-        "steps": config.steps,
-        "samples a step": samples,
-        "trained rows a step": config.rollout.prompts * config.rollout.group,
+        **{"steps": config.steps, "samples a step": samples, "trained rows a step": trained},
         "response tokens a step, at most": samples * config.rollout.max_tokens,
         "samples in all": samples * config.steps,
     }

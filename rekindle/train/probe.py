@@ -80,7 +80,7 @@ def probe(plan: Plan, task: Task) -> Speed | str:
         if left < LIMIT / 4:
             return f"not measured: loading the model took {LIMIT - left:.1f} of {LIMIT:.0f} seconds"
         block = rig.block(_SHARE * left)
-        update = rig.update(block.rollouts, LIMIT - (time.perf_counter() - began))
+        update = NONE if plan.step.searches else rig.update(block.rollouts, LIMIT - (time.perf_counter() - began))
     return _carried_on(plan, block, update, time.perf_counter() - began)
 
 
@@ -89,10 +89,10 @@ def _carried_on(plan: Plan, block: Block, update: Trained, seconds: float) -> Sp
     step, limit = plan.step, plan.resolved.config.rollout.max_tokens
     whole = block.tokens == limit or "length" not in block.rollouts.finish
     response = block.drawn / len(block.rollouts) if whole else float(limit)
-    share = step.passes_a_rank / step.passes
+    share = step.passes_a_rank / step.passes if step.passes else 0.0
     trained = step.trained * response
     parts = {
-        "sample": step.sampled * response / block.rate * step.blocks_a_rank / step.blocks,
+        "sample": step.sampled * response / block.rate * step.drawing_share,
         "score": trained * update.score * share,
         "update": step.epochs * trained * update.gradient * share + step.updates * update.optimizer,
     }
@@ -139,6 +139,10 @@ class Trained:
     gradient: float
     score: float
     optimizer: float
+
+
+NONE = Trained(rows=0, gradient=0.0, score=0.0, optimizer=0.0)
+"""Of a method that searches."""
 
 
 @dataclass(frozen=True, eq=False)

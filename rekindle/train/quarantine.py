@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rekindle.core.types import Batch, Now
+from rekindle.errors import GuardStop
 
 
 def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: Now) -> str:
@@ -32,3 +33,11 @@ def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: No
         {name: torch.clone(value, memory_format=torch.contiguous_format) for name, value in tensors.items()}, path
     )
     return str(path)
+
+
+def not_finite(step: int, index: int, loss: float, norm: float, where: str) -> GuardStop:
+    """The stop before an update whose loss or gradient is no number. where: the batch lies."""
+    return GuardStop(
+        f"step {step}, update {index}: loss {loss:g}, gradient norm {norm:g}; stopped before the optimiser step, the "
+        f"batch is in {where}; lower descent.lr or look at the scores, then --resume"
+    )

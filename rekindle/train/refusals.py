@@ -25,6 +25,7 @@ from rekindle.train.fleets import check_fleet
 from rekindle.train.opened import trains_adapter
 from rekindle.train.ranks import ONE_RANK
 from rekindle.train.ruled import check_ruled
+from rekindle.train.searches import check_search
 from rekindle.train.settings import RunConfig, parts
 from rekindle.train.shard import ADAPTER_IN_SHARES
 from rekindle.train.teacher import check_teacher
@@ -40,6 +41,7 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
     check_fleet(config, resolved.record)
     check_teacher(config, resolved.record.passes())
     check_adapters(config, here)
+    check_search(config, resolved.record)
     if config.chat_template is not None and not Path(config.chat_template).expanduser().is_file():
         raise InputError(f"chat_template '{config.chat_template}' cannot be read (no such file): name a Jinja file")
     if config.dtype == "bfloat16" and not trains_adapter(config):  # adapters stay in float32

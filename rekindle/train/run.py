@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from rekindle.core.descend import backward
+from rekindle.core.evolution import Method
 from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
 from rekindle.core.ranks import Alone, Together, sum_gradients
-from rekindle.core.schedules import plain
 from rekindle.core.stages import Stages
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics
 from rekindle.core.watch import watched
-from rekindle.errors import GuardStop
 from rekindle.tokens.embed import Embed
 from rekindle.tokens.labels import Label, Verdicts
 from rekindle.tokens.loader import Loaded
@@ -35,18 +34,19 @@ from rekindle.tokens.verify import Verifier
 from rekindle.train.agreement import agreement
 from rekindle.train.ahead import Ahead
 from rekindle.train.asked import asked
+from rekindle.train.candidates import factor_pairs, tried
 from rekindle.train.config import Resolved
 from rekindle.train.corrected import cap_of
 from rekindle.train.drawn import drawn, sampling_of, visits
 from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
-from rekindle.train.quarantine import quarantine
+from rekindle.train.quarantine import not_finite, quarantine
 from rekindle.train.ranks import agreed
 from rekindle.train.ruled import under
 from rekindle.train.settings import samples_per_prompt
 from rekindle.train.shard import Copy, ShardedPolicy
-from rekindle.train.snapshots import renewed
-from rekindle.train.together import Scores, clip, refuse_drift, refuse_unlike, shared_columns
+from rekindle.train.snapshots import renew
+from rekindle.train.together import Scores, at_rates, clip, refuse_drift, refuse_unlike, shared_columns
 
 
 @dataclass(eq=False)
@@ -54,15 +54,14 @@ class Run:
     """The state of a run. `memory` holds what is saved besides weights and optimiser: plain JSON values by name.
 
     `memory["history"]` has the share of successes of each visit of each prompt, oldest first; kept: tensors that parts
-    keep from step to step, saved too. method: all of the run; record: the method of this step, its schedules resolved
-    to plain numbers. references: the other passes by name. foreign_ends: tokens that end a text for the policy and not
-    for its teacher. ranks: that take its steps together; shares, copy: the policy where they hold a part of its weights
-    each, and a whole copy of its model then.
+    keep, saved too; live: what is made again from these. method: of all the run; record: that of this step, schedules
+    resolved to numbers. references: the other passes by name. foreign_ends: tokens that end a text for the policy, not
+    for its teacher. ranks: that take its steps together; shares, copy: its weights where each holds a part, and whole.
     """
 
     resolved: Resolved
-    method: PolicyGradient | Stages
-    record: PolicyGradient
+    method: Method | Stages
+    record: Any
     task: Task
     loaded: Loaded
     policy: LMPolicy
@@ -78,6 +77,7 @@ class Run:
     drawn: int = 0
     memory: dict[str, Any] = field(default_factory=lambda: {"prompts": 0, "groups": 0, "empty_steps": 0, "history": {}})
     kept: dict[str, Tensor] = field(default_factory=dict)
+    live: dict[str, Any] = field(default_factory=dict)
     observed: Metrics = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     last_rollouts: list[tuple[Rollouts, Verdicts]] = field(default_factory=list)
@@ -145,6 +145,14 @@ class Run:
         """The most likely response of the current weights to each prompt."""
         return self._draw(examples, 1, replace(sampling_of(self.resolved), top_k=1))
 
+    def tried(self, examples: Sequence[Example], greedy: bool) -> Rollouts:
+        """A response to each prompt by this rank's weights, whatever those of other ranks are."""
+        return tried(self, examples, greedy)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        """(A, B) of the adapter, layer by layer: the tensors themselves."""
+        return factor_pairs(self.loaded.model)
+
     def recorded(self, rows: Sequence[tuple[Example, Sequence[Written]]]) -> Rollouts:
         """Responses that the data brings, each with its score: a group an example; nothing is sampled."""
         first, uid = self.memory["groups"], self.memory.get("recorded", 0)
@@ -159,9 +167,7 @@ class Run:
 
     def snapshot(self, name: str) -> None:
         """The pass `name` gets the weights of now; from here on it is saved with the run."""
-        model = self.loaded.model if self.copy is None else self.copy.refresh()
-        self.references[name] = renewed(self.references[name], model, name)
-        self.memory["snapshots"] = sorted({*self.memory.get("snapshots", []), name})
+        renew(self.references, self.memory, self.loaded.model if self.copy is None else self.copy.refresh(), name)
 
     def fresh(self) -> None:
         """Bring the sampler to the current weights, where they have changed since it was last told."""
@@ -176,8 +182,7 @@ class Run:
         began = time.perf_counter()
         first = self.memory["groups"]
         self.memory["groups"] += len(examples)
-        sampler = under(rule, self.sampler, self.references)
-        rollouts = sampler.sample(examples, n, sampling, self.key, first_group=first)
+        rollouts = under(rule, self.sampler, self.references).sample(examples, n, sampling, self.key, first_group=first)
         self.drawn += len(rollouts)
         self._spent("sample", began)
         return rollouts
@@ -227,13 +232,8 @@ class Run:
         norm = clip(parameters, limit)
         if not math.isfinite(loss) or not math.isfinite(norm):
             where = self.ranks.exchange(quarantine(self.folder, self.step_index, index, part, now))[0]
-            raise GuardStop(
-                f"step {self.step_index}, update {index}: loss {loss:g}, gradient norm {norm:g}; stopped before the "
-                f"optimiser step, the batch is in {where}; lower descent.lr or look at the scores, then --resume"
-            )
-        rates = (descent.lr, descent.lr if descent.head_lr is None else descent.head_lr)
-        for group, lr in zip(self.optimizer.param_groups, rates, strict=False):
-            group["lr"] = plain(lr)
+            raise not_finite(self.step_index, index, loss, norm, where)
+        at_rates(self.optimizer, descent)
         self.optimizer.step()
         refuse_drift(self.trainable(), self.step_index, index, norm, ranks)
         self.stale = True

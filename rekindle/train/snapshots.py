@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,6 +39,12 @@ def renewed(old: Weights, model: nn.Module, name: str) -> Weights:
     for key, parameter in model.named_parameters():
         mine[key].copy_(parameter)
     return old
+
+
+def renew(references: dict[str, Weights], memory: dict[str, Any], model: nn.Module, name: str) -> None:
+    """The pass `name` with the weights of `model`, to be saved with the run from here on."""
+    references[name] = renewed(references[name], model, name)
+    memory["snapshots"] = sorted({*memory.get("snapshots", []), name})
 
 
 def tensors_of(weights: Weights) -> dict[str, Tensor]:

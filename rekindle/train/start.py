@@ -30,6 +30,7 @@ from rekindle.train.loop import Folder, Listener, finish, train
 from rekindle.train.plan import refuse_changes
 from rekindle.train.ranks import agreed, device_of, joined, noticed, place, started
 from rekindle.train.run import Run
+from rekindle.train.searches import told
 from rekindle.train.sinks import open_sinks
 from rekindle.train.source import data_inputs, source_task
 
@@ -167,7 +168,7 @@ def begin(run: Run, folder: Folder, log: Log, tell: Listener, start: Path | None
     versions |= {"ranks": run.ranks.count} if run.ranks.count > 1 else {}
     kind = type(unwrapped(run.loaded.model)).__name__
     slower = f"{kind} does not attend to packed tokens: updates pad their rows, which takes more time and memory"
-    for text in (*run.verifier.notes, *([] if run.policy.packs else [slower])):
+    for text in (*run.verifier.notes, *([] if run.policy.packs else [slower]), *told(run.method, run)):
         tell({"kind": "note", "step": 0, "text": text})
     tell(log.write("start", 0, {"method": run.resolved.config.method, **versions}))
     write_baseline(run, log, tell)

@@ -8,7 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from rekindle.core.method import Descent
 from rekindle.core.ranks import Ranks, Together, shared
+from rekindle.core.schedules import plain
 from rekindle.core.types import Batch, Need, Now
 from rekindle.errors import GuardStop
 from rekindle.tokens.lora import Weights
@@ -60,6 +62,13 @@ def shared_columns(
 def clip(parameters: Sequence[Tensor], limit: float) -> float:
     """Scale the gradients down to a global norm of `limit`; the norm that they had."""
     return whole(torch.nn.utils.clip_grad_norm_(parameters, limit)).item()
+
+
+def at_rates(optimizer: torch.optim.Optimizer, descent: Descent) -> None:
+    """Give the parameters, and the heads beside them, the learning rates of this step."""
+    rates = (descent.lr, descent.lr if descent.head_lr is None else descent.head_lr)
+    for group, lr in zip(optimizer.param_groups, rates, strict=False):
+        group["lr"] = plain(lr)
 
 
 def refuse_drift(named: Sequence[tuple[str, Tensor]], step: int, index: int, norm: float, ranks: Together) -> None:

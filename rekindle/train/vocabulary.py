@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rekindle.core.evolution import Evolution
 from rekindle.core.method import Descent
 from rekindle.train.config import Resolved
-from rekindle.train.settings import samples_per_prompt
+from rekindle.train.settings import RunConfig, samples_per_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,8 @@ class Step:
     """What a step amounts to. samples: drawn a prompt (all of them vote); group: of these, trained on.
 
     minibatches: of an epoch, each one update; a unit of them is a prompt, or a sequence with `cut`. micro_batch:
-    sequences a forward pass. ranks: processes that share the step; leader: one of them samples for all.
+    sequences a forward pass. ranks: processes that share the step; leader: one of them samples for all. candidates:
+    weights that are tried; they are shared by the ranks, and none is trained on (no minibatches).
     """
 
     prompts: int
@@ -30,20 +32,28 @@ class Step:
     cut: bool = False
     leader: bool = False
     sharded: bool = False
+    candidates: int = 1
+
+    @property
+    def searches(self) -> bool:
+        """Whether weights are tried instead of updated."""
+        return self.minibatches == 0
 
     @property
     def sampled(self) -> int:
         """Sequences sampled."""
-        return self.prompts * self.samples
+        return self.prompts * self.samples * self.candidates
 
     @property
     def trained(self) -> int:
         """Sequences trained on."""
-        return self.prompts * self.group
+        return 0 if self.searches else self.prompts * self.group
 
     @property
     def minibatch_sizes(self) -> tuple[int, ...]:
         """Sequences of each minibatch of an epoch, as `Descent.split` cuts them: the first ones are the larger ones."""
+        if self.searches:
+            return ()
         units, each = (self.trained, 1) if self.cut else (self.prompts, self.group)
         parts = min(self.minibatches, units)
         return tuple(each * (units // parts + (i < units % parts)) for i in range(parts))
@@ -56,12 +66,12 @@ class Step:
     @property
     def rows(self) -> int:
         """Sequences of the largest forward pass."""
-        return min(self.micro_batch, max(self.minibatch_sizes))
+        return min(self.micro_batch, max(self.minibatch_sizes, default=0))
 
     @property
     def passes(self) -> int:
         """Forward passes of the largest minibatch, over all ranks."""
-        return -(-max(self.minibatch_sizes) // self.micro_batch)
+        return 0 if self.searches else -(-max(self.minibatch_sizes) // self.micro_batch)
 
     @property
     def passes_a_rank(self) -> int:
@@ -81,15 +91,31 @@ class Step:
     @property
     def blocks_a_rank(self) -> int:
         """Blocks that the busiest rank decodes."""
-        return self.blocks if self.leader else -(-self.blocks // self.ranks)
+        return self.blocks if self.leader or self.searches else -(-self.blocks // self.ranks)
+
+    @property
+    def drawing_share(self) -> float:
+        """The busiest rank's share of what is sampled, 0 to 1."""
+        if self.searches:
+            return -(-self.candidates // self.ranks) / self.candidates
+        return self.blocks_a_rank / self.blocks
 
     def problems(self) -> tuple[str, ...]:
         """What does not come out even, each with its remedy. Nothing of it is wrong, and nothing is rounded."""
+        if self.searches:
+            return self._idle_searchers()
         return tuple(
             text
             for text in (self._uneven_minibatches(), self._few_units(), self._uneven_passes(), *self._idle_ranks())
             if text
         )
+
+    def _idle_searchers(self) -> tuple[str, ...]:
+        if self.candidates % self.ranks == 0:
+            return ()
+        even = -(-self.candidates // self.ranks) * self.ranks
+        uneven = f"{self.candidates} candidates do not divide among {self.ranks} ranks: some wait"
+        return (f"{uneven}; set search.population={even}",)
 
     def _few_units(self) -> str:
         if len(self.minibatch_sizes) == self.minibatches:
@@ -156,7 +182,9 @@ class Step:
         return max(n for n in range(1, self.ranks) if self.passes % n == 0)
 
     def elsewhere(self) -> dict[str, str]:
-        """The same step in the words of two other libraries, of an update of the largest minibatch."""
+        """The same step in the words of two other libraries, of an update of the largest minibatch; {} for a search."""
+        if self.searches:
+            return {}
         rows = max(self.minibatch_sizes)
         return {
             "TRL": (
@@ -182,6 +210,8 @@ def _cut(total: int, most: int, ranks: int) -> int | None:
 
 def step_of(resolved: Resolved) -> Step:
     """The step of a run. Of several stages, the first one's."""
+    if isinstance(resolved.record, Evolution):
+        return _searching(resolved.config, resolved.record)
     config, descent = resolved.config, descents(resolved)[0]
     rollout = config.rollout
     return Step(
@@ -199,6 +229,21 @@ def step_of(resolved: Resolved) -> Step:
     )
 
 
+def _searching(config: RunConfig, record: Evolution) -> Step:
+    """A generation: one response of each candidate to each prompt."""
+    return Step(
+        prompts=config.rollout.prompts,
+        samples=1,
+        group=1,
+        epochs=0,
+        minibatches=0,
+        micro_batch=0,
+        block=min(config.rollout.block, config.rollout.prompts),
+        ranks=config.ranks,
+        candidates=record.search.population,
+    )
+
+
 def descents(resolved: Resolved) -> list[Descent]:
-    """How each stage of the record descends: one of a plain method."""
-    return [method.descent for method in resolved.record.methods]
+    """How each stage of the record descends: one of a plain method, none of one that searches."""
+    return [method.descent for method in resolved.record.methods if not isinstance(method, Evolution)]

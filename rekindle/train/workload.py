@@ -13,7 +13,8 @@ class Setup:
     heads. copies: frozen ones of the whole model (a reference, snapshots). teacher: parameters of one. ranks: that
     share weights, gradients and optimiser (1: each has all). copy: bytes a weight of a whole copy that the sampler
     holds. tables: of logits that a scoring pass holds at a time (0: a step scores nothing by itself). engine: bytes of
-    a sampling engine that stays in this process while the model trains.
+    a sampling engine that stays in this process while the model trains. searches: no gradient is taken, and there are
+    no moments; the adapter's directions are held beside it, in float64.
     """
 
     element: int = 4
@@ -30,6 +31,7 @@ class Setup:
     tables: int = 0
     engine: int = 0
     gpu: bool = False
+    searches: bool = False
 
     @property
     def trains(self) -> int:

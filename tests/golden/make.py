@@ -1,4 +1,4 @@
-"""Five updates of every method on stored rollouts. Run as a script, it writes what they should give.
+"""Five updates of every method that has a loss, on stored rollouts. Run as a script, it writes what they should give.
 
     python -m tests.golden.make
 

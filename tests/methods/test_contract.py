@@ -17,7 +17,7 @@ from rekindle.core.ratios import log_ratio
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Now
 from rekindle.train.options import flatten
 from tests.batches import make_now, pad, poisoned
-from tests.methods.records import labels, record_of
+from tests.methods.records import SEARCHING, labels, labels_of, record_of
 from tests.methods.stage import Stage, by_descend, difference, direct, gradients, staged, table_stage
 
 NAMES = labels()
@@ -192,8 +192,10 @@ def test_a_loss_that_looks_at_the_whole_minibatch_stays_exact() -> None:
         by_descend(stage, batch, 3, two_pass=False)
 
 
-def test_there_are_methods() -> None:
+def test_there_are_methods_and_each_is_of_one_kind() -> None:
     assert len(NAMES) >= 8 and all(isinstance(record_of(n), PolicyGradient) for n in NAMES)
+    others = [name for name in methods.names() if not labels_of(name)]
+    assert tuple(others) == SEARCHING, "`tests/methods/test_searches.py` says what they owe"
 
 
 @every

@@ -17,6 +17,7 @@ from rekindle.prove.run import TableRun
 from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.rollouts import PromptRows
 from rekindle.train.ruled import DrawsByRule
+from tests.methods.records import SEARCHING
 
 
 def start(bed: str, options: dict | None = None, seed: int = 0) -> dict[str, float]:
@@ -185,7 +186,7 @@ def two_steps(bed: Bed, name: str) -> TableRun:
     return run
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", sorted(set(methods.names()) - set(SEARCHING)))
 def test_every_method_runs_unchanged(name: str) -> None:
     bed = load_bed("ways").with_options({"prompts": 4, "group": 6, "votes": 8, "questions": 8})
     fresh = table_run(bed, name)
