@@ -19,6 +19,7 @@ TABLES = (
     "corpus",
     "taught",
     "markov",
+    "corrupted",
 )
 TABLES = ()
 SEARCHED = ("factors",)
