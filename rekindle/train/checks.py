@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rekindle.errors import InputError
+from rekindle.tokens.offline import BringsRows
 from rekindle.train import options
 from rekindle.train.settings import (
     Gives,
@@ -17,6 +18,7 @@ from rekindle.train.settings import (
     parts,
     samples_per_prompt,
 )
+from rekindle.train.snapshots import TEACHER
 
 
 def check(record: Any, rollout: Rollout) -> None:
@@ -30,6 +32,7 @@ def check(record: Any, rollout: Rollout) -> None:
             f"rollout.votes is {sampled}, fewer than the {rollout.group} responses that are trained on: "
             f"set rollout.votes={rollout.group} or more, or a smaller rollout.group"
         )
+    _check_temperature(record, rollout.temperature)
     if rollout.group < 2 and (part := _compares_groups(record)):
         raise InputError(
             f"rollout.group is {rollout.group}, but {part} compares a prompt's responses: set rollout.group=2 or more"
@@ -38,6 +41,16 @@ def check(record: Any, rollout: Rollout) -> None:
         raise InputError("truncated sampling needs its correction, which is not there: set rollout.top_p=1")
     if rollout.top_k > 0:
         raise InputError("truncated sampling needs its correction, which is not there: set rollout.top_k=0")
+
+
+def _check_temperature(record: Any, temperature: float) -> None:
+    """InputError where written rows would be scored at another temperature than 1; a teacher's may be any."""
+    written = any(isinstance(part, BringsRows) for part in parts(record))
+    if temperature != 1 and written and TEACHER not in record.passes():
+        raise InputError(
+            f"rollout.temperature is {temperature:g}, and this method learns from written rows, whose likelihood is "
+            "taken at temperature 1: set rollout.temperature=1"
+        )
 
 
 def _check_cut(method: Any) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from rekindle import methods
 from rekindle.api import train
 from rekindle.errors import InputError
+from rekindle.train.checks import check
+from rekindle.train.settings import Rollout
 
 OPTIONS = {"rollout.max_tokens": 24, "rollout.prompts": 4, "descent.lr": 1e-3, "checkpoint.rollouts": 1}
 
@@ -80,3 +83,14 @@ def test_minibatches_that_tear_pairs_apart_are_refused(tmp_path: Path) -> None:
     options = {**OPTIONS, "descent.cut_groups": True}
     with pytest.raises(InputError, match="tears the pairs of PairedPrompts apart"):
         train("dpo", data=written(tmp_path / "d.jsonl", rows), steps=1, out=tmp_path / "run", options=options)
+
+
+def test_written_rows_are_taken_at_temperature_one(tmp_path: Path) -> None:
+    data = written(tmp_path / "d.jsonl", [{"prompt": "1+1", "demonstration": "2"}])
+    for method in ("sft", "dft", "otr"):
+        with pytest.raises(InputError, match=r"temperature is 0\.7, and this method learns from written rows"):
+            train(method, data=data, steps=1, out=tmp_path / "run", options={**OPTIONS, "rollout.temperature": 0.7})
+    assert not (tmp_path / "run").exists()
+    out = train("otr", data=data, steps=1, out=tmp_path / "run", options={**OPTIONS, "rollout.temperature": 1.0})
+    assert steps_of(out)[0]["nll"] > 0
+    check(methods.load("tvdpp").method(), Rollout(temperature=0.7))  # two distributions may meet at any temperature
