@@ -21,7 +21,6 @@ TABLES = (
     "markov",
     "corrupted",
 )
-TABLES = ()
 SEARCHED = ("factors",)
 LANGUAGE = ("reduce", "digit_sum", "chains")
 
