@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.judge import page, rows_methods, rows_pairs, rows_state, rows_trl, rows_verl
+from benchmarks.judge import page, rows_methods, rows_own, rows_pairs, rows_state, rows_trl, rows_verl
 from benchmarks.judge.cases import KINDS
 from benchmarks.judge.row import TOLERANCE, Row, judge
 
@@ -27,12 +27,18 @@ WITHOUT = (
 
 def rows() -> dict[str, Row]:
     """Every row, by its name."""
-    return {**rows_verl.rows(), **rows_trl.rows(), **rows_methods.rows(), **rows_pairs.rows(), **rows_state.rows()}
+    rivals = {**rows_verl.rows(), **rows_trl.rows(), **rows_methods.rows(), **rows_pairs.rows(), **rows_state.rows()}
+    return {**rivals, **rows_own.rows()}
 
 
 def rivals() -> list[str]:
     """What is installed."""
     return [f"verl {version('verl')}", f"TRL {version('trl')}"]
+
+
+def others() -> list[str]:
+    """What else is compared with: a library, and methods of our own that others reduce to."""
+    return [f"cmaes {version('cmaes')}", rows_own.OWN]
 
 
 def judged(seeds: int, names: list[str] | None = None) -> dict[str, Any]:
@@ -74,6 +80,7 @@ def main() -> int:
         return 1
     kinds = {name: (made.__doc__ or "").splitlines()[0] for name, made in KINDS.items()}
     head = {"rivals": rivals(), "torch": torch.__version__, "seeds": SEEDS, "tolerance": TOLERANCE}
+    head["others"] = others()
     data = {**head, "kinds": kinds, "without": list(WITHOUT), "cut": cut, "rows": stored}
     page.DATA.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page.PAGE.write_text(page.page(data), encoding="utf-8")

@@ -79,7 +79,7 @@ def page(data: Mapping[str, Any]) -> str:
         for name, found in data["cut"].items()
     )
     kinds = KINDS + "".join(f"| {name} | {text} |\n" for name, text in data["kinds"].items())
-    tables = [_table(rival, rows) for rival in data["rivals"]]
+    tables = [_table(rival, rows) for rival in (*data["rivals"], *data["others"])]
     return "\n".join([head, *tables, cut, kinds, REST.format(without="; ".join(data["without"]))])
 
 
@@ -89,7 +89,7 @@ def _table(rival: str, rows: Mapping[str, Any]) -> str:
         "| method | our flags | their flags | inputs | advantage | loss | gradient | verdict |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_line(row) for row in rows.values() if row["rival"] == rival.split()[0]]
+    lines += [_line(row) for row in rows.values() if row["rival"] in (rival, rival.split()[0])]
     return "\n".join(lines) + "\n"
 
 

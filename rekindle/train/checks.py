@@ -24,8 +24,7 @@ from rekindle.train.snapshots import TEACHER
 def check(record: Any, rollout: Rollout) -> None:
     """Raise InputError, one sentence with its remedy, for options that contradict each other."""
     check_traits(record)
-    for method in record.methods:
-        _check_cut(method)
+    check_cut(record)
     sampled = samples_per_prompt(record, rollout)
     if sampled < rollout.group:
         raise InputError(
@@ -53,10 +52,11 @@ def _check_temperature(record: Any, temperature: float) -> None:
         )
 
 
-def _check_cut(method: Any) -> None:
+def check_cut(record: Any) -> None:
     """InputError where minibatches tear apart the responses that a part compares."""
-    paired = next((type(part).__name__ for part in parts(method) if isinstance(part, WholePrompts)), None)
-    if paired is not None and method.descent.cut_groups:
+    flat = options.flatten(record)
+    paired = next((type(part).__name__ for part in parts(record) if isinstance(part, WholePrompts)), None)
+    if paired is not None and any(value is True for path, value in flat.items() if path.endswith("cut_groups")):
         raise InputError(f"descent.cut_groups=true tears the pairs of {paired} apart: set it to false")
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rekindle import methods
 from rekindle.core.advantages import GroupNormalized, spread
 from rekindle.core.method import PolicyGradient
 from rekindle.core.ratios import log_ratio
