@@ -30,7 +30,7 @@ _INIT, _ORDER, _DROP = 0, 1, 2
 
 
 def _states(seen: Seen) -> Tensor:
-    return seen.hidden["policy"].float()
+    return seen.hidden["policy"].double()
 
 
 STATES = Need("prompt_states", _states)
@@ -50,7 +50,7 @@ class ValueHead(nn.Module):
         for i, (name, shape) in enumerate({**shapes, "last": (width,)}.items()):
             draws = uniforms(key, torch.tensor([_INIT]), math.prod(shape), offset=i * width * width)[0]
             start = (2 * draws - 1) * math.sqrt(3 / width)  # variance 1 / width
-            self.weights[name] = nn.Parameter(start.float().view(shape))
+            self.weights[name] = nn.Parameter(start.double().view(shape))
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(
@@ -94,7 +94,7 @@ class ReferenceValue:
         some = [there[i * len(there) // min(self.prompts, len(there))] for i in range(min(self.prompts, len(there)))]
         verdicts = run.verifier.verify(run.greedy(some))
         graded = verdicts.graded.nonzero()[:, 0].tolist()
-        scores = verdicts.score[verdicts.graded].float()
+        scores = verdicts.score[verdicts.graded].double()
         if not len(scores) or scores.min() < 0 or scores.max() > self.top:
             told = f"lie in {scores.min():g} .. {scores.max():g}" if len(scores) else "are none"
             raise InputError(
@@ -121,7 +121,7 @@ class ReferenceValue:
             order = uniforms(key + _ORDER, torch.tensor([epoch]), len(states))[0].argsort()
             for rows in order.split(_BATCH):
                 draws = uniforms(key + _DROP, rows, 2 * width, offset=2 * width * epoch).view(-1, 2, width)
-                kept = (draws >= self.dropout).float() / (1 - self.dropout)
+                kept = (draws >= self.dropout).double() / (1 - self.dropout)
                 said = head(*padded([states[int(i)] for i in rows]), kept)
                 optimizer.zero_grad()
                 nn.functional.mse_loss(said, scores[rows]).backward()

@@ -149,7 +149,7 @@ def setup_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, h
     element, quantize = BYTES[config.dtype], config.lora.quantize
     lora, heads = config.lora.rank or model.adapter, resolved.record.heads()
     needs = {need for one in methods for need in one.needs()}
-    models = resolved.record.passes()
+    models = resolved.record.passes() | {name for need in needs for name in need.passes}
     copies = len(own_passes(models)) + (config.embed == "policy" or "reference" in models)
     rest = model.parameters - model.linear
     narrow = (QUANTIZED.get(quantize, element) * model.linear + element * rest) / model.parameters

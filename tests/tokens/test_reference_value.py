@@ -24,8 +24,8 @@ KEY = torch.tensor(11)
 def made(count: int, width: int = 16, seed: int = 0) -> tuple[list[Tensor], Tensor]:
     """Prompts of 2 to 7 states, and whether the first number of their sum is above 0."""
     rng = torch.Generator().manual_seed(seed)
-    states = [torch.randn(2 + i % 6, width, generator=rng) for i in range(count)]
-    return states, torch.tensor([float(one[:, 0].sum() > 0) for one in states])
+    states = [torch.randn(2 + i % 6, width, generator=rng, dtype=torch.float64) for i in range(count)]
+    return states, torch.tensor([float(one[:, 0].sum() > 0) for one in states], dtype=torch.float64)
 
 
 def test_a_head_does_not_see_padding() -> None:
@@ -53,7 +53,7 @@ def test_the_head_learns_what_prompts_tell() -> None:
     head = ReferenceValue(epochs=40, lr=3e-3).fitted(states, scores, KEY)
     fresh, truth = made(192, seed=1)
     said = head(*padded(fresh))
-    assert ((said > 0.5).float() == truth).float().mean() > 0.75
+    assert ((said > 0.5).double() == truth).double().mean() > 0.75
     constant = ReferenceValue(epochs=40, lr=1e-2).fitted(states, torch.full((192,), 0.3), KEY)
     assert constant(*padded(fresh)).mean().item() == pytest.approx(0.3, abs=0.05)
 
@@ -92,7 +92,7 @@ def test_states_are_the_models_own_at_every_token_of_the_prompt() -> None:
     for ids, states in zip(stage.prompt_rows(stage.examples).ids, found, strict=True):
         with torch.no_grad():
             want = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
-        torch.testing.assert_close(states, want.float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(states, want.double(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_remembers_values_and_head() -> None:
