@@ -26,6 +26,7 @@ Reward = Annotated[list[str] | None, typer.Option(help="a reward, repeatable", m
 Steps = Annotated[int | None, typer.Option(help="steps of the run")]
 Prompts = Annotated[int | None, typer.Option(help="prompts a step")]
 GroupSize = Annotated[int | None, typer.Option(help="responses a prompt that are trained on")]
+Heldout = Annotated[str | None, typer.Option(help="data to evaluate on (with evaluate.every)", metavar="FILE")]
 Teacher = Annotated[str | None, typer.Option(help="a causal LM that the method learns from", metavar="FOLDER")]
 OneShot = Annotated[str | None, typer.Option(help="train on this example only", metavar="ID")]
 SamplerName = Annotated[str | None, typer.Option("--sampler", help="local (default), vllm or ray")]
@@ -58,6 +59,7 @@ def train(
     prompts: Prompts = None,
     group: GroupSize = None,
     seed: Seed = None,
+    heldout: Heldout = None,
     teacher: Teacher = None,
     one_shot: OneShot = None,
     sampler: SamplerName = None,
@@ -84,6 +86,7 @@ def train(
 
     given = {
         "model": model,
+        "data_heldout": heldout,
         "teacher": teacher,
         "task": task,
         "data": data,

@@ -10,6 +10,7 @@ import pytest
 
 from rekindle import methods
 from rekindle.api import train
+from rekindle.cli.main import main
 from rekindle.errors import InputError
 from rekindle.train.checks import check
 from rekindle.train.settings import Rollout
@@ -94,3 +95,18 @@ def test_written_rows_are_taken_at_temperature_one(tmp_path: Path) -> None:
     out = train("otr", data=data, steps=1, out=tmp_path / "run", options={**OPTIONS, "rollout.temperature": 1.0})
     assert steps_of(out)[0]["nll"] > 0
     check(methods.load("tvdpp").method(), Rollout(temperature=0.7))  # two distributions may meet at any temperature
+
+
+def test_the_command_line_evaluates_by_generation_on_held_out_questions(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"{a}+1=", "chosen": str(a + 1), "rejected": str(a)} for a in range(6)]
+    data = written(tmp_path / "pairs.jsonl", pairs)
+    test = written(tmp_path / "test.jsonl", [{"prompt": "7+1=", "answer": "8"}])
+    sets = [f"{name}={value}" for name, value in {**OPTIONS, "evaluate.every": 2, "evaluate.samples": 4}.items()]
+    out = tmp_path / "run"
+    words = ["train", "dpo", "--data", str(data), "--heldout", str(test), "--steps", "2", "--out", str(out)]
+    with pytest.raises(SystemExit) as end:
+        main([*words, *(word for one in sets for word in ("--set", one))])
+    assert not end.value.code
+    records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    found = next(record for record in records if record["kind"] == "eval")
+    assert found["step"] == 2 and 0.0 <= found["pass@1"] <= 1.0
