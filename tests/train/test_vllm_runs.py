@@ -16,12 +16,15 @@ from rekindle.core.stages import Stages
 from rekindle.errors import EngineDead, GuardStop, InputError
 from rekindle.methods import evol_rl, luffy, tis
 from rekindle.tokens.loader import Loaded
-from rekindle.train import samplers
+from rekindle.train import loop, samplers
 from rekindle.train.agreement import agreement
+from rekindle.train.build import make_run
 from rekindle.train.config import Resolved, resolve
-from rekindle.train.events import read_events
+from rekindle.train.events import NoLog, read_events
+from rekindle.train.loop import Folder
 from rekindle.train.runfile import parse, to_toml
 from rekindle.train.settings import RunConfig
+from rekindle.train.start import Asked, prepare
 from tests.batches import make_batch
 from tests.cli.folders import rekindle
 from tests.tokens.engines import CopyEngine
@@ -196,3 +199,24 @@ def test_without_vllm_the_command_says_so(
 def test_what_an_engine_does_not_compute_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"vLLM does not compute in float64: set vllm.dtype=float32"):
         run(tmp_path / "run", dtype="float64")
+
+
+def test_what_a_step_has_kept_is_undone_where_the_engine_dies_before_its_update(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Dying:
+        """A record whose step replays, and whose engine does not rest."""
+
+        def step(self, run: Any) -> None:
+            run.kept["replay.2.uid"] = torch.ones(1)
+            del run.kept["replay.1.uid"]
+            raise EngineDead("the engine does not rest")
+
+    saved: list[set[str]] = []
+    monkeypatch.setattr(loop, "save_together", lambda run, *_: saved.append(set(run.kept)))
+    run = make_run(*prepare(Asked("remix", {"task": "digit_sum", "steps": 4})))
+    run.resolved, run.step_index, run.record = resolved(evol_rl.method()), 2, Dying()
+    run.kept["replay.1.uid"] = torch.zeros(1)
+    with pytest.raises(EngineDead):
+        loop.taken_step(run, Folder(tmp_path), NoLog())
+    assert saved == [{"replay.1.uid"}]
