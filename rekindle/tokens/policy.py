@@ -24,6 +24,7 @@ from rekindle.tokens.packed import can_pack, packed_hidden, padded_hidden
 from rekindle.tokens.packing import Packing, distinct, pack
 from rekindle.tokens.passes import Where, as_wide, recomputed, where_of
 from rekindle.tokens.rollouts import PromptRows
+from rekindle.tokens.sampling.cache import is_plain
 from rekindle.tokens.scores import HeadScores, chunk_of, slices
 
 
@@ -95,9 +96,10 @@ class LMPolicy:
         return {need.name: torch.cat(column) for need, column in zip(joint, zip(*pieces, strict=True), strict=True)}
 
     def _states(self, batch: Batch, packing: Packing, weights: Weights) -> Float[Tensor, "M D"]:
-        """Another model's hidden states; one of another kind gets whole rows, which any model takes."""
+        """Another model's hidden states; one of another kind, or with a window, gets whole rows, as any model takes."""
         with at(weights) as model:
-            if not self.packs or type(unwrapped(model)) is type(unwrapped(self.model)):
+            alike = type(unwrapped(model)) is type(unwrapped(self.model))
+            if not self.packs or (alike and is_plain(model)):
                 return self._hidden(model, packing)
             rows = self._pack(batch, whole=True)
             return padded_hidden(model, rows).index_select(0, rows.flat)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from rekindle.core.distill import LOGP_TEACHER
 from rekindle.core.random import uniforms
 from rekindle.core.types import Batch, Need, Seen, taken
 from rekindle.tokens.collect import to_batch
@@ -92,3 +94,18 @@ def test_draws_without_a_place_are_refused() -> None:
     seen = Seen({"policy": nothing}, {}, {}, {}, torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="where these actions stand"):
         seen.draws(1)
+
+
+def test_a_teacher_of_the_same_architecture_with_a_window_is_seen_as_it_is() -> None:
+    model, batch = build("qwen3"), batch_of()
+    config = deepcopy(model.config)
+    config.layer_types, config.sliding_window, config.use_sliding_window = ["sliding_attention"] * 2, 3, True
+    teacher = type(model)(config).eval()
+    teacher.load_state_dict(model.state_dict())
+    said = LMPolicy(model).columns(batch, (LOGP_TEACHER,), {"teacher": teacher})["logp_teacher"]
+    one = (batch.mask.sum(dim=1)).argmax()
+    prompt, size = batch.prompt.ids[one], int(batch.mask[one].nonzero().max()) + 1  # type: ignore[attr-defined]
+    ids = torch.tensor([[*prompt, *batch.action[one, :size].tolist()]])
+    with torch.no_grad():
+        want = taken(torch.log_softmax(teacher(ids).logits[0, len(prompt) - 1 : -1], -1), batch.action[one, :size])
+    torch.testing.assert_close(said[one, :size], want.where(batch.mask[one, :size], 0.0), rtol=1e-4, atol=1e-4)
