@@ -134,13 +134,18 @@ def _table(model: Footprint, setup: Setup, work: Work) -> int:
 
 
 def _sampling(model: Footprint, setup: Setup, work: Work, samples: int, truncates: bool) -> dict[str, int]:
-    """What decoding a block holds: each prompt's keys and values once, every row's own, and the logits of a token."""
+    """What decoding a block holds: each prompt's keys and values once, every row's own, and the logits of a token.
+
+    Under a rule every row holds its prompt's, too, once for each model in lockstep, and a rule sorts the logits.
+    """
     width = 2 if setup.narrow else setup.element
     rows = work.block * samples
-    token = 2 * model.key * model.layers * width
+    token = 2 * model.key * model.layers * width * max(1, work.lockstep)
+    prompts = rows if work.lockstep else work.block
+    sorts = truncates or work.lockstep > 0
     return {
-        "key-value cache": (work.block * work.prompt + rows * (1 + work.response)) * token,
-        "drawing": rows * model.vocabulary * (_DRAWN + (_SORTED if truncates else 0)),
+        "key-value cache": (prompts * work.prompt + rows * (1 + work.response)) * token,
+        "drawing": rows * model.vocabulary * (_DRAWN + (_SORTED if sorts else 0)),
         "laid-out weights": 0 if setup.gpu or not work.block else model.laid_out * width,
     }
 

@@ -19,6 +19,7 @@ from rekindle.train.hardware import Hardware, own
 from rekindle.train.launch import placed
 from rekindle.train.lengths import Lengths, lengths
 from rekindle.train.ranks import Place
+from rekindle.train.ruled import lockstep
 from rekindle.train.searches import drawn_and_trained
 from rekindle.train.settings import RunConfig, Voting, parts
 from rekindle.train.snapshots import own_passes
@@ -177,7 +178,6 @@ def work_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, ha
     """What one rank computes at once."""
     config = resolved.config
     here = config.rollout.sampler == "local"
-    awake = _sleeps(resolved, hardware)
     return Work(
         rows=0 if step.searches else min(max(d.micro_batch for d in descents(resolved)), max(step.minibatch_sizes)),
         group=step.group,
@@ -186,9 +186,10 @@ def work_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, ha
         pieces=step.passes_a_rank,
         block=step.block if here else 0,
         samples=step.samples if here else 0,
-        engine=engine_bytes(resolved, model, found, hardware) if awake else 0,
+        engine=engine_bytes(resolved, model, found, hardware) if _sleeps(resolved, hardware) else 0,
         pushed=pushed_bytes(resolved, model),
         truncates=config.rollout.top_k > 0 or config.rollout.top_p < 1,
+        lockstep=lockstep(resolved.record),
     )
 
 

@@ -17,6 +17,7 @@ from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.tokens.sampling.rules import StepRule
 from rekindle.tokens.sampling.stepwise import Ruled
 from rekindle.train.settings import RunConfig, parts
+from rekindle.train.snapshots import own_passes
 
 
 @runtime_checkable
@@ -70,8 +71,13 @@ def check_ruled(config: RunConfig, record: Any) -> None:
             raise InputError(f"method '{config.method}' draws under a rule, which {there} cannot: {ONLY_LOCAL}")
 
 
+def lockstep(record: Any) -> int:
+    """Models that decode side by side at the most where the method draws by a rule; 0 where it does not."""
+    ruled = any(isinstance(part, DrawsByRule) for part in parts(record))
+    return 1 + len(own_passes(record.passes())) if ruled else 0
+
+
 def evaluated_by(run: Any) -> Samples:
-    """What a run is evaluated with: its sampler, under the rule that its rollouts are drawn by."""
-    draw = run.record.collect.draw
-    rule = draw.rule(run) if isinstance(draw, DrawsByRule) else None
-    return under(rule, run.sampler, run.references)
+    """What a run is evaluated with: its sampler, under the rule that its rollouts are drawn by, where there is one."""
+    rules = [part.rule(run) for part in parts(run.record) if isinstance(part, DrawsByRule)]
+    return under(rules[0] if rules else None, run.sampler, run.references)

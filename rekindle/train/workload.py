@@ -46,7 +46,7 @@ class Work:
     pieces: forward passes an update. block: prompts decoded together, `samples` of each; 0: nothing is sampled here.
     evaluated: samples of each prompt in an evaluation, 0: there is none here; at_start: only before the first step.
     engine: bytes that one in this process takes while it samples. pushed: of weights on their way to it. truncates:
-    top-k or top-p.
+    top-k or top-p. lockstep: models that decode side by side under a rule, each row with its prompt; 0: there is none.
     """
 
     rows: int
@@ -61,6 +61,7 @@ class Work:
     engine: int = 0
     pushed: int = 0
     truncates: bool = False
+    lockstep: int = 0
 
     @property
     def prompts(self) -> int:

@@ -357,3 +357,18 @@ def test_numbers_are_plain_and_whole(models: dict[str, Path]) -> None:
     assert found["step"]["sampled"] == 512 and found["run"]["samples"] == 512 * 120
     assert found["memory"]["peak"] == plan.memory.peak == max(found["memory"]["peaks"].values())
     assert found["run"]["epochs"] == 8 * 120 / 512
+
+
+@pytest.mark.parametrize(("method", "models"), [("grpo", 0), ("soft_grpo", 1), ("nlpo", 2)])
+def test_models_that_decode_side_by_side_under_a_rule_are_counted_with_every_rows_prompt(
+    method: str, models: int
+) -> None:
+    plan = planned(*prepare(Asked(method, {"task": "digit_sum"})))
+    work, token = plan.work, 2 * plan.model.key * plan.model.layers * plan.setup.element
+    rows = work.block * work.samples
+    prompts = rows if models else work.block
+    assert work.lockstep == models and work.samples > 1
+    cache = (prompts * work.prompt + rows * (1 + work.response)) * token * max(1, models)
+    assert plan.memory.sample["key-value cache"] == cache
+    free = planned(*prepare(Asked("grpo", {"task": "digit_sum"}))).memory.sample["drawing"] / rows
+    assert (plan.memory.sample["drawing"] / rows > free) == bool(models)

@@ -28,6 +28,7 @@ from rekindle.train.checkpoint import checkpoints, optimizer_tensors
 from rekindle.train.events import read_events
 from rekindle.train.find import find_method, make_method
 from rekindle.train.launch import placed
+from rekindle.train.loop import quick_evaluation
 from rekindle.train.plan import planned
 from rekindle.train.ranks import Place
 from rekindle.train.refusals import check_run
@@ -333,3 +334,8 @@ def test_a_comparison_with_a_method_that_descends(tmp_path: Path) -> None:
     assert run_safely(app, [*command, "--prompts", "4", "--out", str(tmp_path / "c")]) == 0
     found = json.loads((tmp_path / "c" / "results.json").read_text())
     assert set(found["methods"]) == {"grpo", "essa"} and found["methods"]["essa"]["pass@1"]
+
+
+def test_a_run_that_searches_is_evaluated(place: Path) -> None:
+    found = quick_evaluation(made(place, **{"evaluate.prompts": 2, "evaluate.samples": 1}))
+    assert found["entropy"] > 0
