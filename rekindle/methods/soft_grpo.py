@@ -28,7 +28,7 @@ CARD = Card(
     status="close",
     deviations=(
         "Thinking ends after 4 steps unless objective.thinking.end names the text of one token (and steps=0).",
-        "Tokens behind it are drawn by rollout.top_p and top_k, officially 0.95 and 5.",
+        "Tokens behind it are drawn from the whole distribution, officially by top-p 0.95 and top-k 5.",
         "No gradient flows through mixtures that are fed; through tokens it does, as in GRPO.",
         "`rekindle eval` of the trained model draws tokens only; a run's own evaluations think softly.",
     ),
