@@ -100,7 +100,8 @@ class Reincarnate:
         """The batch, scored under its new reference where it has one."""
         if "reincarnated" in run.memory:
             return batch
-        run.snapshot("reference")
+        if "reference" in run.references:
+            run.snapshot("reference")
         run.memory["reincarnated"] = run.step_index
         forget(run.kept, run.step_index)
         return run.score(batch)

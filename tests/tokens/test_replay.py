@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,8 @@ from rekindle.tokens.replay import (
     stacked,
 )
 from rekindle.tokens.rollouts import PromptRows
+from rekindle.train.build import make_run
+from rekindle.train.start import Asked, prepare
 from tests.batches import make_batch
 from tests.methods.streams import table_run
 
@@ -217,6 +220,15 @@ def test_the_policy_becomes_its_own_reference_once_and_the_step_is_scored_after_
     assert run.memory["reincarnated"] == 0 and not run.kept
     assert torch.equal(batches[0].column("logp_ref"), batches[0].logp_old)
     assert not torch.equal(batches[-1].column("logp_ref"), batches[-1].logp_old)
+
+
+def test_a_policy_without_a_reference_only_drops_what_is_kept() -> None:
+    options = {"task": "digit_sum", "rollout.prompts": 2, "rollout.group": 2, "rollout.max_tokens": 8}
+    resolved, task = prepare(Asked("grpo", options))
+    run = make_run(replace(resolved, record=resolved.record.replace(source=(Reincarnate(),))), task)
+    run.step_index, run.kept["replay.0.group"] = 1, torch.arange(3)
+    run.record.step(run)
+    assert run.memory["reincarnated"] == 1 and not run.kept and run.references == {}
 
 
 def test_the_previous_policy_is_that_of_the_step_before() -> None:
