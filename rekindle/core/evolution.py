@@ -127,13 +127,14 @@ class Evolution:
     def step(self, run: Any) -> Metrics:
         """Ask, try every candidate on the same prompts, tell; the model ends at the mean.
 
-        Ranks try a share of the candidates each and exchange what these are worth. GuardStop where nothing can be
-        graded, or where the ranks no longer search alike.
+        Ranks try a share of the candidates each and exchange what these are worth. A step that fails can be taken
+        again. GuardStop where nothing can be graded, or where the ranks no longer search alike.
         """
         place = self.space(run)
         search = self.searcher(run, place)
         _move(run, place, search.mean)
         examples = self.collect.examples(run)
+        run.live.pop(MEMORY)  # one that was asked and never told would go on to other candidates
         points = search.ask()
 
         def tried(point: Point) -> float:
@@ -148,6 +149,7 @@ class Evolution:
             _move(run, place, search.mean)
         refuse_unlike(search.mean, run.ranks)
         run.memory[MEMORY]["fitness"].append(fitness)
+        run.live[MEMORY] = search
         return _metrics(fitness, search)
 
     def searcher(self, run: Any, place: Place) -> Searcher:

@@ -102,6 +102,10 @@ def test_a_failure_leaves_the_mean_and_the_memory_as_they_were() -> None:
         method.replace(collect=Pointing(fails)).step(run)
     assert run.fitness == remembered
     torch.testing.assert_close(run.weights, before)
+    run.steps(method, 1)
+    whole = ToyRun()
+    whole.steps(method, 3)
+    assert run.fitness == whole.fitness, "taken again, the step has the same candidates"
 
 
 def test_ranks_that_search_apart_are_stopped() -> None:
