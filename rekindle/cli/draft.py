@@ -39,6 +39,7 @@ Steps = Annotated[int, typer.Option("--tvdpp-steps", min=0, help="steps by TVD++
 Lr = Annotated[float, typer.Option(help="learning rate")]
 Batch = Annotated[int, typer.Option(min=1, help="rows a step")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest answer (default: the task's)")]
+Longest = Annotated[int | None, typer.Option("--max-tokens", min=1, help="refuse longer answers (default: none)")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of weights, answers and order")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto")]
 Gamma = Annotated[int, typer.Option(min=1, help="tokens that are drafted a block")]
@@ -97,7 +98,6 @@ def make(
         max_tokens=limit,
         seed=seed,
         device=device,
-        system_prompt=source.system_prompt if loaded.encode.chat else None,
     )
     first = drafts.Phase(name="pretrained", loss=None, steps=pretrain_steps, lr=lr, batch=batch)
     phases = (first, *_phases(kld_steps, tvdpp_steps, lr, batch))
@@ -114,23 +114,23 @@ def align(
     tvdpp_steps: Steps = 200,
     lr: Lr = 1e-4,
     batch: Batch = 32,
-    max_tokens: MaxTokens = None,
+    max_tokens: Longest = None,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
     """Train a draft that there is on answers of its target: KLD, then TVD++."""
     from rekindle.train import draft as drafts
-    from rekindle.train.measure import load_source, task_sampling
+    from rekindle.train.measure import load_source
 
     source, folder = load_source(None, data), drafts.new_folder(Path(out))
+    start = drafts.target_place(draft, source.name)
     setup = drafts.Setup(
         target=drafts.target_place(target, source.name),
         data=Path(data),
-        max_tokens=task_sampling(source, max_tokens).max_tokens,
+        max_tokens=max_tokens or drafts.longest(start, source.split("train")),
         seed=seed,
         device=device,
     )
-    start = drafts.target_place(draft, source.name)
     print(f"draft: {drafts.tuned(start, _phases(kld_steps, tvdpp_steps, lr, batch), setup, folder, _told())}")
 
 
@@ -161,7 +161,8 @@ def measure(
     pair, block = paired(ours, small, gamma, temperature, draft), gamma + 1
     limit = max_tokens or max(block, task_sampling(source, None).max_tokens // block * block)
     examples = spread(source.split(evaluated_split(source)), samples)
-    check_prompts(ours, examples, limit, "--max-tokens")
+    for loaded in (ours, small):
+        check_prompts(loaded, examples, limit, "--max-tokens")
     asked = [ours.encode(example) for example in examples]
     found = {name: value for name, value in vars(measured(pair, asked, limit, seed)).items()}
     if same_law:

@@ -28,14 +28,21 @@ class Encode:
 
     def __call__(self, example: Example) -> list[int]:
         """The ids that the model is given before it samples; InputError naming the example where there are none."""
-        messages = example.meta.get("messages")
-        if self.chat or messages is not None:
-            ids = self._template(example, messages or [{"role": "user", "content": example.prompt}])
-        else:
-            ids = self._plain(example.prompt)
+        messages = self.told(example)
+        ids = self._plain(example.prompt) if messages is None else self._template(example, messages)
         if not ids:
             raise InputError(f"prompt '{example.id}': the tokenizer makes no tokens of it: change or drop the row")
         return ids
+
+    def told(self, example: Example) -> list[dict[str, str]] | None:
+        """The messages that the template is given, the system prompt among them; None where the prompt is a text."""
+        messages = example.meta.get("messages")
+        if messages is None and not self.chat:
+            return None
+        messages = messages or [{"role": "user", "content": example.prompt}]
+        if self.system_prompt is None or any(message["role"] == "system" for message in messages):
+            return messages
+        return [{"role": "system", "content": self.system_prompt}, *messages]
 
     def _plain(self, text: str) -> list[int]:
         """The ids of a text by itself, open at its end: an end token that the tokenizer appends is left out."""
@@ -51,8 +58,6 @@ class Encode:
                 f"prompt '{example.id}' is a list of messages, but the tokenizer has no chat template: "
                 "write the prompt as a text, choose a chat model, or give chat_template=FILE"
             )
-        if self.system_prompt is not None and all(message["role"] != "system" for message in messages):
-            messages = [{"role": "system", "content": self.system_prompt}, *messages]
         told = {} if self.thinking is None else {"enable_thinking": self.thinking}
         begun = messages[-1]["role"] == "assistant"
         try:

@@ -15,10 +15,12 @@ from typing import Any
 from rekindle.core.random import pack_key
 from rekindle.errors import InputError
 from rekindle.tokens.demonstrations import text_ids
+from rekindle.tokens.encoder import load_encode
 from rekindle.tokens.loader import Loaded, configured
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.sampling.base import Sampling
 from rekindle.tokens.sampling.local import LocalSampler
+from rekindle.train.lengths import tokenizer_source
 from rekindle.train.measure import model_folder
 from rekindle.train.refusals import check_prompts
 from rekindle.train.start import Asked, launch, prepare
@@ -44,14 +46,13 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What all phases share. target: a folder or hub id; system_prompt: of its chat template, where it has one."""
+    """What all phases share. target: a folder or hub id. Prompts go to a chat template as they are in `data`."""
 
     target: str
     data: Path
     max_tokens: int
     seed: int = 0
     device: str = "cpu"
-    system_prompt: str | None = None
 
 
 def target_place(spec: str, task_name: str) -> str:
@@ -64,7 +65,8 @@ def distilled(
 ) -> tuple[list[dict[str, Any]], int]:
     """(rows of prompt and demonstration, how many answers were left out): the target's answers, one a temperature.
 
-    An answer is left out that has no end within `max_tokens`, or whose text reads back as other tokens than were drawn.
+    The prompt is all that the target was told: messages, the system prompt among them, where it has a chat template. An
+    answer is left out that has no end within `max_tokens`, or whose text reads back as other tokens than were drawn.
     InputError where none is left.
     """
     check_prompts(target, examples, max_tokens, "--max-tokens")
@@ -75,7 +77,7 @@ def distilled(
         said = zip(examples, drawn.text, drawn.ids, drawn.mask, strict=True)
         for example, text, ids, mask in said:
             if text and reads_back(target, example, text, ids[mask].tolist()):
-                rows.append({"prompt": example.meta.get("messages", example.prompt), "demonstration": text})
+                rows.append({"prompt": target.encode.told(example) or example.prompt, "demonstration": text})
     if not rows:
         raise InputError(
             f"no answer of the target ends within --max-tokens {max_tokens} and reads back as its tokens: raise it"
@@ -93,6 +95,14 @@ def sampling(temperature: float, max_tokens: int) -> Sampling:
 def reads_back(target: Loaded, example: Example, text: str, ids: list[int]) -> bool:
     """Whether training on the text is training on these tokens, the end token included."""
     return text_ids(example, "answer", text, tokenizer=target.tokenizer, max_tokens=_NO_LIMIT) == ids
+
+
+def longest(model: str, examples: Sequence[Example]) -> int:
+    """Tokens of the longest demonstration by the tokenizer of `model`, its end token too; 1 where there is none."""
+    tokenizer = load_encode(model, tokenizer_source(model, None)).tokenizer
+    said = ((one, text) for one in examples if isinstance(text := one.meta.get("demonstration"), str))
+    sizes = (len(text_ids(one, "answer", text, tokenizer=tokenizer, max_tokens=_NO_LIMIT)) for one, text in said)
+    return max(sizes, default=1)
 
 
 def write_rows(rows: Sequence[dict[str, Any]], file: Path) -> None:
@@ -131,9 +141,8 @@ def trained(draft: str, phase: Phase, setup: Setup, out: Path, heard: Heard) -> 
         "rollout.max_tokens": setup.max_tokens,
         "descent.lr": phase.lr,
         "evaluate.every": 0,
+        "system_prompt": None,
     }
-    if setup.system_prompt is not None:
-        flags["system_prompt"] = setup.system_prompt
     if phase.loss is not None:
         flags |= {"teacher": setup.target, "objective.kind": phase.loss}
     method = "sft" if phase.loss is None else "tvdpp"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rekindle.tokens.draft_model import build_draft, save_draft
+from rekindle.tokens.loader import load_model
 from tests.cli.folders import rekindle
 from tests.tiny_models import build, tokenizer
 
@@ -40,7 +42,7 @@ def test_a_draft_from_nothing_to_its_numbers(capsys: pytest.CaptureFixture[str],
     found = json.loads(measured.out)
     assert 1 <= found["tau"] <= 4 and 0 < found["acceptance"] < 1 and found["share"] == pytest.approx(14432 / 55424)
     assert {"mbsu", "speedup", "expected", "tokens", "calls", "ended", "law/p"} <= set(found)
-    more = ["--data", out / "answers.jsonl", "--kld-steps", "0", "--tvdpp-steps", "1", "--max-tokens", "24"]
+    more = ["--data", out / "answers.jsonl", "--kld-steps", "0", "--tvdpp-steps", "1"]
     target = Path(found_target(out))
     aligned = rekindle(
         capsys, "draft", "align", "--target", target, "--draft", out / "by_kld", *more, "--out", tmp_path / "more"
@@ -63,3 +65,12 @@ def test_a_draft_of_other_tokens_is_refused(capsys: pytest.CaptureFixture[str], 
     ended = rekindle(capsys, *MEASURE, "--draft", tmp_path)
     assert ended.code == 2 and "has another tokenizer than the target" in ended.err
     assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_a_draft_with_less_room_than_the_answers_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = load_model("embedded", task_name="digit_sum")
+    small = build_draft(target, None, None, seed=0)
+    small.config.max_position_embeddings = 5
+    save_draft(small, target, tmp_path)
+    ended = rekindle(capsys, *MEASURE, "--draft", tmp_path)
+    assert ended.code == 2 and "--max-tokens=4 exceeds the model's context of 5" in ended.err

@@ -12,10 +12,13 @@ from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode
 from rekindle.tokens.loader import Loaded, load_model
 from rekindle.tokens.rollouts import Example
+from rekindle.tokens.tasks.files import load_files
+from rekindle.train import draft
 from rekindle.train.draft import (
     Phase,
     Setup,
     distilled,
+    longest,
     new_folder,
     reads_back,
     sampling,
@@ -24,7 +27,7 @@ from rekindle.train.draft import (
     write_rows,
 )
 from rekindle.train.runfile import from_toml
-from tests.tiny_models import build, tokenizer
+from tests.tiny_models import build, save_chat_model, tokenizer
 
 
 def target() -> Loaded:
@@ -49,6 +52,29 @@ def test_other_tokens_and_open_ends_do_not_read_back() -> None:
     assert reads_back(one, example, "ab", [3, 4, 2])
     assert not reads_back(one, example, "ab", [3, 4])  # cut by the limit
     assert not reads_back(one, example, "ab", [3, 1, 4, 2])  # a special token that the text leaves out
+
+
+@pytest.mark.parametrize("system", [None, "be brief."])
+@pytest.mark.parametrize("own", [False, True])
+def test_the_draft_is_asked_as_the_target_was(system: str | None, own: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    """With the system prompt that the target had, or without one; no layout of the file adds its own."""
+    monkeypatch.setattr(draft, "reads_back", lambda *_: True)
+    save_chat_model(tmp_path / "model", "llama")
+    told = [{"role": "system", "content": "think."}, {"role": "user", "content": "one?"}]
+    example = Example("0", "one?", None, {"messages": told} if own else {})
+    chatty = load_model(str(tmp_path / "model"), system_prompt=system)
+    rows, _ = distilled(chatty, [example], (1.0,), 8, seed=0)
+    write_rows(rows, tmp_path / "answers.jsonl")
+    (read,) = load_files(tmp_path / "answers.jsonl").split("train")
+    asked = Encode(chatty.tokenizer, chat=True)(read)
+    assert asked == chatty.encode(example)
+    assert ("be brief." in chatty.tokenizer.decode(asked)) == (system is not None and not own)
+
+
+def test_the_longest_answer_has_its_end_too() -> None:
+    rows = [Example(str(n), f"{n}=", None, {"demonstration": "1" * n}) for n in (1, 3, 2)]
+    place = target_place("embedded", "digit_sum")
+    assert longest(place, rows) == 4 and longest(place, [Example("0", "1=")]) == 1
 
 
 def test_where_no_answer_ends_the_limit_is_named() -> None:
@@ -86,6 +112,7 @@ def test_phases_are_runs_and_those_without_steps_are_left_out(tmp_path: Path) ->
     assert end == str(tmp_path / "out" / "third" / "final") and not (tmp_path / "out" / "first").exists()
     saved = from_toml((tmp_path / "out" / "third" / "run.toml").read_text(), "run.toml").options
     assert saved["model"] == str(tmp_path / "out" / "second" / "final") and saved["teacher"] == place
+    assert saved["system_prompt"] is None, "prompts are those that the target had"
     assert saved["objective.kind"] == "tvd++" and saved["descent.lr"] == 1e-3 and saved["seed"] == 3
     steps = [record for _, record in heard if record["kind"] == "step"]
     # The draft is the target itself: nothing is refused at first, and two small steps change little.
