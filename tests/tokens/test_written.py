@@ -261,7 +261,9 @@ def test_an_unusable_row_is_named_by_file_line_and_column(tmp_path: Path, case: 
 
 def test_rewards_that_are_all_equal_tell_nothing(tmp_path: Path) -> None:
     row = {"prompt": "q", "completion": "a", "reward": 1}
-    words = "all 2 rewards are 1, which tells no response from another: give rewards that differ, or set data_layout=de"
+    words = (
+        "all 2 rewards are 1, which tells no response from another: give rewards that differ, or rows of prompt and c"
+    )
     assert words in refusal(tmp_path, row, {**row, "completion": "b"})
     assert read(tmp_path, row, {**row, "completion": "b"}, layout="demonstration")[1][1].meta["demonstration"] == "b"
     held = write(tmp_path / "held.jsonl", {**row, "answer": "1"})

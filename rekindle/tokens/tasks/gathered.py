@@ -47,5 +47,5 @@ def refuse_constant(where: str, rewards: Sequence[float]) -> None:
     if rewards and min(rewards) == max(rewards):
         raise InputError(
             f"{where}: all {len(rewards)} rewards are {rewards[0]:g}, which tells no response from another: give "
-            "rewards that differ, or set data_layout=demonstration to imitate them all"
+            "rewards that differ, or rows of prompt and completion (data_layout=demonstration) to imitate them all"
         )
