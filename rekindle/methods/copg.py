@@ -84,7 +84,7 @@ def method() -> PolicyGradient:
 
 
 def on_policy() -> PolicyGradient:
-    """CoPG on the policy's own responses: train it as `copg.py:on_policy`."""
+    """CoPG on the policy's own responses; `rekindle train FILE:on_policy`, FILE being the path of this module."""
     host = rloo.method()
     descent = replace(host.descent, minibatches=1, weight_decay=0.0)
     return host.replace(objective=Contrastive(), aggregate=PairedPrompts(), descent=descent)

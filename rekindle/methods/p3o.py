@@ -1,7 +1,8 @@
 """P3O: responses to one prompt are compared in pairs, so that only differences of their rewards count.
 
 Wu et al., "Pairwise Proximal Policy Optimization", arXiv 2310.00212. Differs from RLOO in one ratio a response in place
-of one a token, in clips on pairs, and in a KL to the reference within the reward; with no clip and no KL it is RLOO.
+of one a token, in clips on pairs, and in a KL to the reference within the reward. At the sampling weights, and without
+that KL, its gradient is RLOO's.
 """
 
 from __future__ import annotations
