@@ -80,8 +80,8 @@ def distilled(
                 rows.append({"prompt": target.encode.told(example) or example.prompt, "demonstration": text})
     if not rows:
         raise InputError(
-            f"no answer of the target ends within --max-tokens {max_tokens} by its tokenizer's end token and reads back "
-            "as its tokens: raise it, or choose a target whose tokenizer names the token that ends its answers"
+            f"no answer of the target ends within --max-tokens {max_tokens} by its tokenizer's end token and reads "
+            "back as its tokens: raise it, or choose a target whose tokenizer names the token that ends its answers"
         )
     return rows, len(examples) * len(temperatures) - len(rows)
 
