@@ -7,6 +7,7 @@ Differs from PPO in the mask (of samples and of the ratio) and by a KL of unmask
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from rekindle.core.allowed import MASK, Allowed, WithinMask
 from rekindle.core.gae import Returns
@@ -18,7 +19,9 @@ from rekindle.methods import ppo_clip
 from rekindle.tokens.collect import Answers
 from rekindle.tokens.sampling.masked import DrawWithinMask, SpecialTokens
 
+CONCEPTS = {"reward": "concepts"}
 TOY = {"objective.allowed.min_keep": 1, "source.0.start": 0.02, "after.0.target": 2.0}
+AMONG_ITSELF = partial(Effect, bed="numbers", against="nlpo", options=TOY)
 CARD = Card(
     title="NLPO",
     summary="PPO within an action mask: the nucleus of a copy of the policy, refreshed every few steps.",
@@ -56,23 +59,19 @@ CARD = Card(
     },
     effects=(
         Effect(claim="draws fewer distractors", bed="numbers", metric="distractors", more=False, options=TOY),
-        Effect(
+        AMONG_ITSELF(
             claim="its policy moves less far from the start than without a mask",
-            bed="numbers",
             metric="kl",
             more=False,
-            against="nlpo",
-            options=TOY,
             against_options={**TOY, "objective.allowed.p": 1.0},
         ),
-        Effect(
+        AMONG_ITSELF(
             claim="a mask that is never refreshed holds it back",
-            bed="numbers",
             metric="reward",
-            against="nlpo",
-            options=TOY,
             against_options={**TOY, "after.1.every": 0},
         ),
+        Effect(claim="texts are more favourable than PPO's", bed="words", metric="reward", options=TOY),
+        Effect(claim="texts hold more concepts", bed="words", metric="reward", options=TOY, bed_options=CONCEPTS),
     ),
 )
 

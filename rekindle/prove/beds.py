@@ -16,6 +16,7 @@ TABLES = (
     "bandit",
     "frozen",
     "numbers",
+    "words",
     "corpus",
     "taught",
     "markov",
