@@ -26,7 +26,7 @@ from rekindle.train.opened import trains_adapter
 from rekindle.train.ranks import ONE_RANK
 from rekindle.train.ruled import check_ruled
 from rekindle.train.searches import check_search
-from rekindle.train.settings import RunConfig, parts
+from rekindle.train.settings import RunConfig, WholePrompts, parts
 from rekindle.train.shard import ADAPTER_IN_SHARES
 from rekindle.train.teacher import check_teacher
 
@@ -143,9 +143,17 @@ def fitting(loaded: Loaded, examples: Sequence[Example], max_tokens: int) -> Seq
 def check_written(loaded: Loaded, record: object, examples: Sequence[Example], max_tokens: int) -> None:
     """InputError naming the first prompt with a response that is empty, or longer than `max_tokens`.
 
-    Only of responses that a part of the record takes from the data.
+    Only of responses that a part of the record takes from the data; where a part compares those of a prompt, also where
+    no prompt has two.
     """
     draws = [part for part in parts(record) if isinstance(part, BringsRows)]
+    compares = any(isinstance(part, WholePrompts) for part in parts(record))
+    for draw in draws if compares else ():
+        if all(len(draw.rows(example)) < 2 for example in looked_at(examples)):
+            raise InputError(
+                "the method compares the responses of a prompt, and no prompt of the data has two: write rows with one "
+                "prompt and several completions, or use a method that takes each by itself (a_lol, wbc, sft)"
+            )
     for example, text in ((e, text) for draw in draws for e in looked_at(examples) for text, _ in draw.rows(e)):
         if not text:
             raise InputError(f"prompt '{example.id}' has an empty response: write one or drop the row")

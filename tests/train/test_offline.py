@@ -110,3 +110,11 @@ def test_the_command_line_evaluates_by_generation_on_held_out_questions(tmp_path
     records = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
     found = next(record for record in records if record["kind"] == "eval")
     assert found["step"] == 2 and 0.0 <= found["pass@1"] <= 1.0
+
+
+def test_methods_on_pairs_refuse_data_in_which_no_prompt_has_two_responses(tmp_path: Path) -> None:
+    rows = [{"prompt": f"1+{i}=", "completion": str(i), "reward": i} for i in range(3)]
+    with pytest.raises(InputError, match="no prompt of the data has two"):
+        train("copg", data=written(tmp_path / "d.jsonl", rows), steps=1, out=tmp_path / "run", options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+    train("wbc", data=tmp_path / "d.jsonl", steps=1, out=tmp_path / "run", options=OPTIONS)
