@@ -108,8 +108,9 @@ def step_lines(plan: Plan) -> Lines:
 def _train_lines(plan: Plan) -> Lines:
     step, sizes, limit = plan.step, plan.step.minibatch_sizes, plan.resolved.config.rollout.max_tokens
     even = f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+    drawn = f"{step.samples} responses a prompt are drawn, {step.group} of them are trained on"
     return [
-        ("group", f"{step.samples} responses a prompt are drawn, {step.group} of them are trained on"),
+        ("group", drawn if step.samples else f"{step.group} responses a prompt at most, which the data brings"),
         ("sequences", f"{step.sampled:,} sampled, {step.trained:,} trained on a step"),
         ("prompt tokens", f"{plan.lengths}"),
         ("response tokens", f"{limit} at most: {step.sampled * limit:,} sampled, {step.trained * limit:,} trained on"),
@@ -134,10 +135,8 @@ def _rank_lines(plan: Plan) -> Lines:
     if step.searches:
         whose = f"all of them for each of a rank's {-(-step.candidates // step.ranks)} candidates"
     idle = f", {step.idle_passes} idle turn{_s(step.idle_passes)} an update" if step.idle_passes else ""
-    lines = [
-        ("ranks", f"{step.ranks} ({kind})" if step.ranks > 1 else "1"),
-        ("blocks", f"of {step.block} prompt{_s(step.block)} are sampled together: {whose}"),
-    ]
+    blocks = [("blocks", f"of {step.block} prompt{_s(step.block)} are sampled together: {whose}")]
+    lines = [("ranks", f"{step.ranks} ({kind})" if step.ranks > 1 else "1"), *(blocks if step.samples else [])]
     if step.searches:
         return lines
     return [

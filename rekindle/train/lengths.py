@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode
 from rekindle.tokens.encoder import EMBEDDED_TASKS, has_tokenizer, load_encode, tokenizer_place
 from rekindle.tokens.loader import adapter_of
+from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
+from rekindle.tokens.tasks.lazy import looked_at
 from rekindle.train.config import Resolved
 from rekindle.train.footprint import place
 from rekindle.train.opened import check_own_system
+from rekindle.train.settings import parts
+from rekindle.train.vocabulary import Step
 
 LOOKED_AT = 512
 """Prompts whose length is looked at."""
@@ -67,6 +71,15 @@ def lengths(resolved: Resolved, task: Task) -> Lengths:
         response=resolved.config.rollout.max_tokens,
         known=encode is not None,
     )
+
+
+def with_rows(step: Step, record: object, task: Task) -> Step:
+    """The step, with the most responses that the data brings a prompt where a part of the record takes them from it."""
+    draws = [part for part in parts(record) if isinstance(part, BringsRows)]
+    if not draws:
+        return step
+    rows = [len(draw.rows(example)) for draw in draws for example in looked_at(task.split("train"))]
+    return replace(step, samples=0, group=max(rows))
 
 
 def _some(examples: Sequence[Example], count: int | None) -> list[Example]:

@@ -17,7 +17,7 @@ from rekindle.train.engine_memory import BYTES, engine_bytes, engine_least, push
 from rekindle.train.footprint import Footprint, check_targets, footprint
 from rekindle.train.hardware import Hardware, own
 from rekindle.train.launch import placed
-from rekindle.train.lengths import Lengths, lengths
+from rekindle.train.lengths import Lengths, lengths, with_rows
 from rekindle.train.ranks import Place
 from rekindle.train.ruled import lockstep
 from rekindle.train.searches import drawn_and_trained
@@ -129,7 +129,7 @@ def planned(resolved: Resolved, task: Task, hardware: Hardware | None = None) ->
     where = hardware or own(resolved.config.device)
     if where.assumed and where.gpus > 1 and resolved.origin["ranks"] == "default":
         resolved = placed(resolved, Place(0, where.gpus, 0))
-    step, model = step_of(resolved), footprint(resolved.config.model, task.name)
+    step, model = with_rows(step_of(resolved), resolved.record, task), footprint(resolved.config.model, task.name)
     if resolved.config.lora.rank and not model.adapter:
         check_targets(model, resolved.config.lora.targets)
     found = lengths(resolved, task)
@@ -184,7 +184,7 @@ def work_of(resolved: Resolved, model: Footprint, step: Step, found: Lengths, ha
         prompt=found.longest,
         response=found.response,
         pieces=step.passes_a_rank,
-        block=step.block if here else 0,
+        block=step.block if here and step.samples else 0,
         samples=step.samples if here else 0,
         engine=engine_bytes(resolved, model, found, hardware) if _sleeps(resolved, hardware) else 0,
         pushed=pushed_bytes(resolved, model),
@@ -221,11 +221,10 @@ def derived(resolved: Resolved) -> dict[str, int]:
     """Samples, trained rows, updates and tokens that a step and the run amount to; tokens are upper bounds."""
     config, flat = resolved.config, resolved.options
     samples, trained = drawn_and_trained(resolved.record, config.rollout)
-    numbers = {
-        **{"steps": config.steps, "samples a step": samples, "trained rows a step": trained},
-        "response tokens a step, at most": samples * config.rollout.max_tokens,
-        "samples in all": samples * config.steps,
-    }
+    numbers = {"steps": config.steps, "samples a step": samples, "samples in all": samples * config.steps}
+    if samples:  # else the data says how many rows there are
+        most = samples * config.rollout.max_tokens
+        numbers |= {"trained rows a step": trained, "response tokens a step, at most": most}
     if "descent.epochs" in flat and "descent.minibatches" in flat:
         units = config.rollout.prompts * (config.rollout.group if flat["descent.cut_groups"] else 1)
         updates = flat["descent.epochs"] * min(flat["descent.minibatches"], units)

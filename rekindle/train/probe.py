@@ -68,6 +68,8 @@ def probe(plan: Plan, task: Task) -> Speed | str:
     It aims at `LIMIT` seconds: nothing is measured at a larger size that would exceed them, by what the smaller one
     took, and what has begun is not cut off.
     """
+    if not plan.step.samples:
+        return "not measured: the probe times what is sampled, and the responses of this run are the data's"
     config, weights = plan.resolved.config, plan.memory.held["weights"]
     if config.rollout.sampler != "local":
         return f"not measured: the probe samples with the local sampler, and the run with {config.rollout.sampler}"

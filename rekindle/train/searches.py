@@ -8,11 +8,12 @@ from typing import Any
 from rekindle.core.evolution import Evolution
 from rekindle.errors import InputError
 from rekindle.tokens.factors import SingularValues, count_of
+from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.trials import Responses
 from rekindle.train.footprint import adapter_rank
 from rekindle.train.opened import trains_adapter
 from rekindle.train.sections import Rollout
-from rekindle.train.settings import RunConfig, samples_per_prompt
+from rekindle.train.settings import RunConfig, parts, samples_per_prompt
 
 
 def check_search(config: RunConfig, record: Any) -> None:
@@ -53,9 +54,11 @@ def without_descent(profile: Mapping[str, Any], record: Any) -> dict[str, Any]:
 
 
 def drawn_and_trained(record: Any, rollout: Rollout) -> tuple[int, int]:
-    """Responses that a step draws, and those of them that it trains on: none where it searches."""
+    """Responses that a step draws, and those that it trains on: none where it searches or the data brings them."""
     if isinstance(record, Evolution):
         return rollout.prompts * record.search.population, 0
+    if any(isinstance(part, BringsRows) for part in parts(record)):
+        return 0, 0
     return rollout.prompts * samples_per_prompt(record, rollout), rollout.prompts * rollout.group
 
 

@@ -14,7 +14,7 @@ from rekindle.train.settings import RunConfig, samples_per_prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a step amounts to. samples: drawn a prompt (all of them vote); group: of these, trained on.
+    """What a step amounts to. samples: drawn a prompt (all vote; 0: the data brings them); group: those trained on.
 
     minibatches: of an epoch, each one update; a unit of them is a prompt, or a sequence with `cut`. micro_batch:
     sequences a forward pass. ranks: processes that share the step; leader: one of them samples for all. candidates:
@@ -161,7 +161,7 @@ class Step:
                 f"{self.passes} forward passes an update do not divide among {self.ranks} ranks: in {self.idle_passes} "
                 f"turns a rank {along}; set {cure}"
             )
-        if not self.leader and self.blocks % self.ranks:
+        if self.samples and not self.leader and self.blocks % self.ranks:
             fits, even = _cut(self.prompts, self.block, self.ranks), self._even_prompts()
             cure = f"rollout.block={fits}" if fits else f"rollout.prompts={even} and rollout.block={even // self.ranks}"
             told.append(
@@ -183,7 +183,7 @@ class Step:
 
     def elsewhere(self) -> dict[str, str]:
         """The same step in the words of two other libraries, of an update of the largest minibatch; {} for a search."""
-        if self.searches:
+        if self.searches or not self.samples:
             return {}
         rows = max(self.minibatch_sizes)
         return {

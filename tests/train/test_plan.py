@@ -25,6 +25,7 @@ from rekindle.train.footprint import footprint
 from rekindle.train.hardware import Hardware, assumed
 from rekindle.train.lengths import lengths
 from rekindle.train.plan import Plan, planned
+from rekindle.train.probe import probe
 from rekindle.train.start import Asked, prepare
 from rekindle.train.vocabulary import Step
 from tests.batches import make_batch
@@ -372,3 +373,16 @@ def test_models_that_decode_side_by_side_under_a_rule_are_counted_with_every_row
     assert plan.memory.sample["key-value cache"] == cache
     free = planned(*prepare(Asked("grpo", {"task": "digit_sum"}))).memory.sample["drawing"] / rows
     assert (plan.memory.sample["drawing"] / rows > free) == bool(models)
+
+
+def test_a_plan_of_written_responses_counts_the_rows_of_the_data(tmp_path: Path) -> None:
+    many = [2 + i % 2 for i in range(4)]
+    rows = [{"prompt": f"{i}", "completions": list("123")[:n], "rewards": [1, 0, 0.5][:n]} for i, n in enumerate(many)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    resolved, task = prepare(Asked("copg", {"data": str(data), "rollout.max_tokens": 24, "rollout.prompts": 2}))
+    found = planned(resolved, task)
+    assert (found.step.samples, found.step.group, found.step.sampled, found.step.trained) == (0, 3, 0, 6)
+    assert found.step.minibatch_sizes == (6,) and found.step.elsewhere() == {} and found.step.problems() == ()
+    assert found.work.block == 0 and found.numbers()["run"]["samples"] == 0
+    assert isinstance(probe(found, task), str)
