@@ -117,7 +117,7 @@ def test_the_chains_are_sums_that_the_warm_start_writes_down() -> None:
     assert task.well_formed("7562>2") and not task.well_formed("75") and task.steps("75>2") == "75"
     pairs = [pair for pair, _ in zip(task.warm_examples(0), range(500), strict=False)]
     right = [said[-1] == str(sum(map(int, asked.rstrip("=").split("+"))) % 10) for asked, said in pairs]
-    assert 0.4 < sum(right) / 500 < 0.7 and all(len(said) == 6 and said[4] == ">" for _, said in pairs)
+    assert 0.3 < sum(right) / 500 < 0.8 and all(len(said) == 6 and said[4] == ">" for _, said in pairs)
     with pytest.raises(ValueError, match="no split 'test'"):
         task.split("test")
 
