@@ -29,6 +29,8 @@ from rekindle.train.drawn import sampling_of
 from rekindle.train.launch import threads_of
 from rekindle.train.opened import start_model
 from rekindle.train.plan import Plan
+from rekindle.train.ruled import DrawsByRule
+from rekindle.train.settings import parts
 
 T = TypeVar("T")
 
@@ -73,6 +75,8 @@ def probe(plan: Plan, task: Task) -> Speed | str:
     config, weights = plan.resolved.config, plan.memory.held["weights"]
     if config.rollout.sampler != "local":
         return f"not measured: the probe samples with the local sampler, and the run with {config.rollout.sampler}"
+    if any(isinstance(part, DrawsByRule) for part in parts(plan.resolved.record)):
+        return "not measured: the probe draws from the whole distribution, and the run under a rule"
     if weights > _LOADABLE[plan.hardware.gpu]:
         return f"not measured: a model of {weights / 2**30:.1f} GiB would not load and step within {LIMIT:.0f} seconds"
     began = time.perf_counter()

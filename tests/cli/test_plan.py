@@ -99,6 +99,13 @@ def test_hours_follow_from_the_step() -> None:
     assert speed.step["sample"] == pytest.approx(2 * 2 * speed.response / speed.sampling)
 
 
+@pytest.mark.parametrize("method", ["nlpo", "soft_grpo"])
+def test_what_is_drawn_under_a_rule_is_planned_and_not_measured(method: str) -> None:
+    resolved, task = prepare(Asked(method, {"task": "digit_sum", "rollout.prompts": 2, "rollout.group": 2}))
+    said = probe(planned(resolved, task), task)
+    assert said == "not measured: the probe draws from the whole distribution, and the run under a rule"
+
+
 def test_a_rank_of_a_cpu_is_measured_with_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     before = torch.get_num_threads()

@@ -132,9 +132,7 @@ def test_actors_draw_bit_for_bit_what_the_local_sampler_draws() -> None:
         assert identical(sampler.sample(EXAMPLES, 4, LONG, KEY, 7), drawn_alone(loaded, 4, LONG))
         assert not identical(sampler.sample(EXAMPLES, 4, LONG, KEY, 7), old), "the push changed something"
         named = "|".join(example.id for example in EXAMPLES)  # of the blocks' first prompts, whichever actor is faster
-        with pytest.raises(
-            InputError, match=rf"the prompt of example '({named})' has \d+ tokens, which with"
-        ):
+        with pytest.raises(InputError, match=rf"the prompt of example '({named})' has \d+ tokens, which with"):
             sampler.sample(EXAMPLES, 1, Sampling(max_tokens=100_000), KEY, 0)
         assert sampler.clocked()["fleet/restarts"] == 0
         with pytest.raises(InputError, match="Ray runs in this process already"):
