@@ -174,10 +174,18 @@ class SameLaw:
 
 
 def same_law(samples: Sequence[tuple[Outcomes, Outcomes]]) -> SameLaw:
-    """Compares how often each outcome is in the two samples of each pair; rare outcomes are one."""
+    """Compares how often each outcome is in the two samples of each pair; rare outcomes are one.
+
+    InputError where all outcomes are rare, so that there is nothing to compare.
+    """
     tables = [counted(one, other) for one, other in samples]
     freedom = sum(table.shape[1] - 1 for table in tables)
     statistic = sum(deviation(table) for table in tables)
+    if freedom == 0 and any(len({*one, *other}) > 1 for one, other in samples):
+        raise InputError(
+            f"--same-law {len(samples[0][0])} has too few answers a prompt to compare: no first block is said {RARE} "
+            "times; give several hundred"
+        )
     if freedom == 0:
         return SameLaw(0.0, 0, 1.0)  # one outcome everywhere
     half = torch.tensor([freedom / 2, statistic / 2], dtype=torch.float64)

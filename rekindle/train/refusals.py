@@ -52,7 +52,8 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
         raise InputError(f"precision=bf16 goes with float32 weights, and dtype is {config.dtype}: set dtype=float32")
     labels: list[Label] = [method.collect.label for method in resolved.record.methods]
     if config.reward and not all(label.needs_truth for label in labels):
-        raise InputError(f"method '{config.method}' scores by its own samples and would ignore --reward: drop it")
+        own = "the scores in the data" if brings_rows(resolved.record) else "its own samples"
+        raise InputError(f"method '{config.method}' scores by {own} and would ignore --reward: drop it")
     unlabelled = all(example.answer is None for example in looked_at(task.split("train")))
     if unlabelled and not config.reward and any(label.needs_truth for label in labels):
         raise InputError(
@@ -144,20 +145,25 @@ def check_written(loaded: Loaded, record: object, examples: Sequence[Example], m
     """InputError naming the first prompt with a response that is empty, or longer than `max_tokens`.
 
     Only of responses that a part of the record takes from the data; where a part compares those of a prompt, also where
-    no prompt has two.
+    no prompt has two whose scores differ.
     """
     draws = [part for part in parts(record) if isinstance(part, BringsRows)]
     compares = any(isinstance(part, WholePrompts) for part in parts(record))
     for draw in draws if compares else ():
-        if all(len(draw.rows(example)) < 2 for example in looked_at(examples)):
+        if all(len({score for _, score in draw.rows(example)}) < 2 for example in looked_at(examples)):
             raise InputError(
-                "the method compares the responses of a prompt, and no prompt of the data has two: write rows with one "
-                "prompt and several completions, or use a method that takes each by itself (a_lol, wbc, sft)"
+                "the method compares the responses of a prompt, and no prompt of the data has two whose scores differ: "
+                "give a prompt several scored completions, or use a method that takes each by itself (a_lol, wbc, sft)"
             )
     for example, text in ((e, text) for draw in draws for e in looked_at(examples) for text, _ in draw.rows(e)):
         if not text:
             raise InputError(f"prompt '{example.id}' has an empty response: write one or drop the row")
         text_ids(example, "response", text, tokenizer=loaded.tokenizer, max_tokens=max_tokens)
+
+
+def brings_rows(record: object) -> bool:
+    """Whether a part of the record takes its responses from the data."""
+    return any(isinstance(part, BringsRows) for part in parts(record))
 
 
 def check_labels(task: Task) -> None:

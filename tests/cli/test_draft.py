@@ -37,11 +37,13 @@ def test_a_draft_from_nothing_to_its_numbers(capsys: pytest.CaptureFixture[str],
     assert lines[1].startswith("answers: ") and lines[-1] == f"draft: {out / 'by_tvdpp' / 'final'}"
     assert [line.split(":")[0] for line in lines[2:-1]] == ["pretrained", "by_kld", "by_tvdpp"]
     assert "nll" in lines[2] and "acceptance" in lines[3]
-    measured = rekindle(capsys, *MEASURE, "--draft", out / "by_tvdpp", "--same-law", "5", "--json")
+    few = rekindle(capsys, *MEASURE, "--draft", out / "by_tvdpp", "--same-law", "5")
+    assert few.code == 2 and "--same-law 5 has too few answers a prompt" in few.err
+    measured = rekindle(capsys, *MEASURE, "--draft", out / "by_tvdpp", "--json")
     assert measured.code == 0, measured.err
     found = json.loads(measured.out)
     assert 1 <= found["tau"] <= 4 and 0 < found["acceptance"] < 1 and found["share"] == pytest.approx(14432 / 55424)
-    assert {"mbsu", "speedup", "expected", "tokens", "calls", "ended", "law/p"} <= set(found)
+    assert {"mbsu", "speedup", "expected", "tokens", "calls", "ended"} <= set(found)
     more = ["--data", out / "answers.jsonl", "--kld-steps", "0", "--tvdpp-steps", "1"]
     target = Path(found_target(out))
     aligned = rekindle(

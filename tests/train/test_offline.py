@@ -114,7 +114,12 @@ def test_the_command_line_evaluates_by_generation_on_held_out_questions(tmp_path
 
 def test_methods_on_pairs_refuse_data_in_which_no_prompt_has_two_responses(tmp_path: Path) -> None:
     rows = [{"prompt": f"1+{i}=", "completion": str(i), "reward": i} for i in range(3)]
-    with pytest.raises(InputError, match="no prompt of the data has two"):
+    rows += [{"prompt": "5+5=", "completion": text, "reward": 7} for text in ("10", "ten")]
+    with pytest.raises(InputError, match="no prompt of the data has two whose scores differ"):
         train("copg", data=written(tmp_path / "d.jsonl", rows), steps=1, out=tmp_path / "run", options=OPTIONS)
+    with pytest.raises(InputError, match="scores by the scores in the data and would ignore --reward"):
+        reward = str(tmp_path / "r.py") + ":one"
+        (tmp_path / "r.py").write_text("def one(completions, **_):\n    return [1.0] * len(completions)\n")
+        train("copg", data=tmp_path / "d.jsonl", reward=(reward,), steps=1, out=tmp_path / "run", options=OPTIONS)
     assert not (tmp_path / "run").exists()
     train("wbc", data=tmp_path / "d.jsonl", steps=1, out=tmp_path / "run", options=OPTIONS)
