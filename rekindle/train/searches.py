@@ -40,7 +40,10 @@ def check_search(config: RunConfig, record: Any) -> None:
 
 
 def unused(record: Any, origin: Mapping[str, str]) -> list[str]:
-    """A note for each option that the user has set and that a search does not read."""
+    """A note for each option that the user has set and that a search, or a method on written rows, does not read."""
+    if any(isinstance(part, BringsRows) for part in parts(record)):
+        given = [name for name in ("rollout.group", "rollout.votes") if origin[name] in ("flag", "--set")]
+        return [f"{name} is not used: the data says which responses a prompt has" for name in given]
     if not isinstance(record, Evolution):
         return []
     given = [name for name in ("rollout.group", "rollout.votes", "checkpointing") if origin[name] in ("flag", "--set")]

@@ -14,6 +14,7 @@ from rekindle.cli.main import main
 from rekindle.errors import InputError
 from rekindle.train.checks import check
 from rekindle.train.settings import Rollout
+from rekindle.train.start import Asked, prepare
 
 OPTIONS = {"rollout.max_tokens": 24, "rollout.prompts": 4, "descent.lr": 1e-3, "checkpoint.rollouts": 1}
 
@@ -123,3 +124,11 @@ def test_methods_on_pairs_refuse_data_in_which_no_prompt_has_two_responses(tmp_p
         train("copg", data=tmp_path / "d.jsonl", reward=(reward,), steps=1, out=tmp_path / "run", options=OPTIONS)
     assert not (tmp_path / "run").exists()
     train("wbc", data=tmp_path / "d.jsonl", steps=1, out=tmp_path / "run", options=OPTIONS)
+
+
+def test_options_on_samples_are_told_to_be_unread(tmp_path: Path) -> None:
+    data = written(tmp_path / "d.jsonl", [{"prompt": "1+1=", "chosen": "2", "rejected": "3"}])
+    notes = prepare(Asked("dpo", {"data": str(data), **OPTIONS, "rollout.group": 8}))[0].notes
+    assert "rollout.group is not used: the data says which responses a prompt has" in notes
+    assert not [n for n in prepare(Asked("dpo", {"data": str(data), **OPTIONS}))[0].notes if "not used" in n]
+    assert not [n for n in prepare(Asked("grpo", {"task": "reduce", "rollout.group": 8}))[0].notes if "not used" in n]
