@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rekindle.errors import InputError
-from rekindle.tokens.offline import BringsRows
 from rekindle.train import options
 from rekindle.train.settings import (
     Gives,
@@ -17,6 +16,7 @@ from rekindle.train.settings import (
     WholePrompts,
     parts,
     samples_per_prompt,
+    written_draws,
 )
 from rekindle.train.snapshots import TEACHER
 
@@ -44,7 +44,7 @@ def check(record: Any, rollout: Rollout) -> None:
 
 def _check_temperature(record: Any, temperature: float) -> None:
     """InputError where written rows would be scored at another temperature than 1; a teacher's may be any."""
-    written = any(isinstance(part, BringsRows) for part in parts(record))
+    written = bool(written_draws(record))
     if temperature != 1 and written and TEACHER not in record.passes():
         raise InputError(
             f"rollout.temperature is {temperature:g}, and this method learns from written rows, whose likelihood is "

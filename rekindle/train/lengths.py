@@ -11,14 +11,13 @@ from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode
 from rekindle.tokens.encoder import EMBEDDED_TASKS, has_tokenizer, load_encode, tokenizer_place
 from rekindle.tokens.loader import adapter_of
-from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.tasks.lazy import looked_at
 from rekindle.train.config import Resolved
 from rekindle.train.footprint import place
 from rekindle.train.opened import check_own_system
-from rekindle.train.settings import parts
+from rekindle.train.settings import written_draws
 from rekindle.train.vocabulary import Step
 
 LOOKED_AT = 512
@@ -75,7 +74,7 @@ def lengths(resolved: Resolved, task: Task) -> Lengths:
 
 def with_rows(step: Step, record: object, task: Task) -> Step:
     """The step, with the most responses that the data brings a prompt where a part of the record takes them from it."""
-    draws = [part for part in parts(record) if isinstance(part, BringsRows)]
+    draws = written_draws(record)
     if not draws:
         return step
     rows = [len(draw.rows(example)) for draw in draws for example in looked_at(task.split("train"))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from rekindle.tokens.lora import (
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.sections import Lora
 from rekindle.train.settings import TASKS_OWN, RunConfig
+from rekindle.train.snapshots import frozen
 
 
 def start_model(config: RunConfig, task: Task) -> Loaded:
@@ -82,7 +82,4 @@ def start_weights(loaded: Loaded) -> Weights:
         return keep_start(loaded.model)
     if adapted_layers(loaded.model):
         return StartWeights(loaded.model)
-    reference = copy.deepcopy(loaded.model)
-    for parameter in reference.parameters():
-        parameter.requires_grad_(False)
-    return reference
+    return frozen(loaded.model)

@@ -13,7 +13,6 @@ from rekindle.errors import InputError
 from rekindle.tokens.demonstrations import text_ids
 from rekindle.tokens.labels import Label
 from rekindle.tokens.loader import Loaded, context_length, resolve_device
-from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.quantized import quantization
 from rekindle.tokens.reference_value import NO_ANSWERS
 from rekindle.tokens.rollouts import Example
@@ -26,7 +25,7 @@ from rekindle.train.opened import trains_adapter
 from rekindle.train.ranks import ONE_RANK
 from rekindle.train.ruled import check_ruled
 from rekindle.train.searches import check_search
-from rekindle.train.settings import RunConfig, WholePrompts, parts
+from rekindle.train.settings import RunConfig, WholePrompts, parts, written_draws
 from rekindle.train.shard import ADAPTER_IN_SHARES
 from rekindle.train.teacher import check_teacher
 
@@ -52,7 +51,7 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
         raise InputError(f"precision=bf16 goes with float32 weights, and dtype is {config.dtype}: set dtype=float32")
     labels: list[Label] = [method.collect.label for method in resolved.record.methods]
     if config.reward and not all(label.needs_truth for label in labels):
-        own = "the scores in the data" if brings_rows(resolved.record) else "its own samples"
+        own = "the scores in the data" if written_draws(resolved.record) else "its own samples"
         raise InputError(f"method '{config.method}' scores by {own} and would ignore --reward: drop it")
     unlabelled = all(example.answer is None for example in looked_at(task.split("train")))
     if unlabelled and not config.reward and any(label.needs_truth for label in labels):
@@ -147,7 +146,7 @@ def check_written(loaded: Loaded, record: object, examples: Sequence[Example], m
     Only of responses that a part of the record takes from the data; where a part compares those of a prompt, also where
     no prompt has two whose scores differ.
     """
-    draws = [part for part in parts(record) if isinstance(part, BringsRows)]
+    draws = written_draws(record)
     compares = any(isinstance(part, WholePrompts) for part in parts(record))
     for draw in draws if compares else ():
         if all(len({score for _, score in draw.rows(example)}) < 2 for example in looked_at(examples)):
@@ -159,11 +158,6 @@ def check_written(loaded: Loaded, record: object, examples: Sequence[Example], m
         if not text:
             raise InputError(f"prompt '{example.id}' has an empty response: write one or drop the row")
         text_ids(example, "response", text, tokenizer=loaded.tokenizer, max_tokens=max_tokens)
-
-
-def brings_rows(record: object) -> bool:
-    """Whether a part of the record takes its responses from the data."""
-    return any(isinstance(part, BringsRows) for part in parts(record))
 
 
 def check_labels(task: Task) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 from rekindle.core.evolution import Evolution
 from rekindle.errors import InputError
 from rekindle.tokens.factors import SingularValues, count_of
-from rekindle.tokens.offline import BringsRows
 from rekindle.tokens.trials import Responses
 from rekindle.train.footprint import adapter_rank
 from rekindle.train.opened import trains_adapter
 from rekindle.train.sections import Rollout
-from rekindle.train.settings import RunConfig, parts, samples_per_prompt
+from rekindle.train.settings import RunConfig, samples_per_prompt, written_draws
 
 
 def check_search(config: RunConfig, record: Any) -> None:
@@ -41,7 +40,7 @@ def check_search(config: RunConfig, record: Any) -> None:
 
 def unused(record: Any, origin: Mapping[str, str]) -> list[str]:
     """A note for each option that the user has set and that a search, or a method on written rows, does not read."""
-    if any(isinstance(part, BringsRows) for part in parts(record)):
+    if written_draws(record):
         given = [name for name in ("rollout.group", "rollout.votes") if origin[name] in ("flag", "--set")]
         return [f"{name} is not used: the data says which responses a prompt has" for name in given]
     if not isinstance(record, Evolution):
@@ -60,7 +59,7 @@ def drawn_and_trained(record: Any, rollout: Rollout) -> tuple[int, int]:
     """Responses that a step draws, and those that it trains on: none where it searches or the data brings them."""
     if isinstance(record, Evolution):
         return rollout.prompts * record.search.population, 0
-    if any(isinstance(part, BringsRows) for part in parts(record)):
+    if written_draws(record):
         return 0, 0
     return rollout.prompts * samples_per_prompt(record, rollout), rollout.prompts * rollout.group
 

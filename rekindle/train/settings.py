@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic.dataclasses import dataclass
 
+from rekindle.tokens.offline import BringsRows
 from rekindle.train import options
 from rekindle.train.sections import (
     STRICT,
@@ -149,6 +150,11 @@ def parts(node: Any) -> Iterator[Any]:
     yield node
     for _, child in options.children(node):
         yield from parts(child)
+
+
+def written_draws(record: Any) -> list[BringsRows]:
+    """The parts of a record that take its responses from the data."""
+    return [part for part in parts(record) if isinstance(part, BringsRows)]
 
 
 def samples_per_prompt(record: Any, rollout: Rollout) -> int:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +34,7 @@ from rekindle.train.start import Asked, prepare
 from rekindle.train.vocabulary import step_of
 from tests.methods.resumed import assert_alike, memory
 from tests.train.searched import SMALL, given, words
+from tests.train.test_run import killed
 
 STEPS = 4
 
@@ -137,18 +135,6 @@ def test_a_killed_process_resumes_bit_for_bit(place: Path, tmp_path: Path) -> No
     alone = run(place, tmp_path / "whole", steps)
     assert_alike(alone, run(place, out, steps, resume=True), steps)
     torch.set_num_threads(threads)
-
-
-def killed(command: list[str], out: Path) -> bool:
-    """Kill the run once its first checkpoint is there; False where it had finished by then."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
-    while not checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert checkpoints(out / "checkpoints"), f"no checkpoint within 90 s, exit code {process.returncode}"
-    return not (out / "final").exists()
 
 
 def test_another_search_is_not_gone_on_with(place: Path, whole: Path) -> None:
