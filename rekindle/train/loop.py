@@ -17,6 +17,7 @@ from rekindle.tokens.sampling.base import Clocked
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import publish, save_checkpoint, save_model
+from rekindle.train.digests import digests
 from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, spread
 from rekindle.train.events import Log
 from rekindle.train.finals import leave_merged
@@ -79,12 +80,20 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
         run.memory["empty_steps"] = 0 if metrics["signal"][0] else run.memory["empty_steps"] + 1
         seconds = time.perf_counter() - began
         heard(log.write("step", run.step_index, values, time=timing(run, seconds)))
+        write_digests(run, log)
         for text in warned:
             heard({"kind": "note", "step": run.step_index, "text": text})
         if run.last_rollouts:
             heard(shown_sample(run))
         after_step(run, folder, log, heard)
         refuse_to_spin(run)
+
+
+def write_digests(run: Run, log: Log) -> None:
+    """The event `weights`: what the weights are after this step, tensor by tensor. All ranks call it."""
+    every = run.resolved.config.checkpoint.digests
+    if every and run.step_index % every == 0:
+        log.write("weights", run.step_index, digests(run.trainable(), run.ranks))
 
 
 def taken_step(run: Run, folder: Folder | None, log: Log) -> Metrics:

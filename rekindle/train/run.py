@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rekindle.core.descend import backward
 from rekindle.core.evolution import Method
 from rekindle.core.method import PolicyGradient
 from rekindle.core.random import pack_key
-from rekindle.core.ranks import Alone, Together, sum_gradients
+from rekindle.core.ranks import Alone, Together
 from rekindle.core.stages import Stages
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics
-from rekindle.core.watch import watched
 from rekindle.tokens.embed import Embed
 from rekindle.tokens.labels import Label, Verdicts
 from rekindle.tokens.loader import Loaded
@@ -33,20 +30,18 @@ from rekindle.tokens.tasks.base import Task
 from rekindle.tokens.verify import Verifier
 from rekindle.train.agreement import agreement
 from rekindle.train.ahead import Ahead
-from rekindle.train.asked import asked
 from rekindle.train.candidates import factor_pairs, tried
 from rekindle.train.config import Resolved
 from rekindle.train.corrected import cap_of
 from rekindle.train.drawn import drawn, sampling_of, visits
 from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
-from rekindle.train.quarantine import not_finite, quarantine
-from rekindle.train.ranks import agreed
 from rekindle.train.ruled import under
 from rekindle.train.settings import samples_per_prompt
 from rekindle.train.shard import Copy, ShardedPolicy
 from rekindle.train.snapshots import renew
-from rekindle.train.together import Scores, at_rates, clip, refuse_drift, refuse_unlike, shared_columns
+from rekindle.train.together import Scores, refuse_unlike, shared_columns
+from rekindle.train.update import updated
 
 
 @dataclass(eq=False)
@@ -218,28 +213,9 @@ class Run:
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         """One optimiser update. A loss or gradient that is not finite stops the run before it, the batch is kept."""
         began = time.perf_counter()
-        agreed(self.ranks, self.sampler.rest)
-        descent, micro, ranks = method.descent, method.descent.micro_batch, self.ranks
-        self.optimizer.zero_grad(set_to_none=True)
-        with memory_told(self.policy, part, micro, self.resolved.config.checkpointing):
-            policy = asked(self.scores, method, self.references)
-            loss, now, metrics = backward(policy, part, method, micro, fresh=index == 0, ranks=ranks)
-        part = part if "logp_old" in part.extra else part.with_columns(logp_old=now.logp)  # of the first update
-        parameters = [p for _, p in self.trainable()]
-        sum_gradients(parameters, ranks)
-        metrics = add_metrics(metrics, watched(policy, part, method.terms, parameters, micro, ranks))
-        limit = descent.grad_clip if descent.grad_clip > 0 else math.inf
-        norm = clip(parameters, limit)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            where = self.ranks.exchange(quarantine(self.folder, self.step_index, index, part, now))[0]
-            raise not_finite(self.step_index, index, loss, norm, where)
-        at_rates(self.optimizer, descent)
-        self.optimizer.step()
-        refuse_drift(self.trainable(), self.step_index, index, norm, ranks)
-        self.stale = True
-        more = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0), "grad_clipped": (float(norm > limit), 1.0)}
+        update = updated(self, part, method, index)
         self._spent("update", began)
-        return Update(batch=part, now=now, metrics=add_metrics(metrics, more), index=index)
+        return update
 
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The parameters that train, by name: the model's, and those of its heads as `heads.NAME.weight`."""

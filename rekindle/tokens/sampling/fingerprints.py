@@ -31,14 +31,17 @@ def signs(rows: int, width: int, salt: int) -> Float[Tensor, "R W"]:
     return (uniforms(pack_key(salt, 0, 0), torch.arange(rows), width) < 0.5).double() * 2 - 1
 
 
-def exact(value: Tensor) -> int:
-    """A hash of the bits: sum of bits_i * odd_i modulo 2**64, position by position."""
+def exact(value: Tensor, first: int = 0) -> int:
+    """A hash of the bits: sum of bits_i * odd_i modulo 2**64, position by position; pieces of a tensor add up to it.
+
+    first: the position of the first element, where `value` is a piece. A change of a single element changes the hash.
+    """
     kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = value.detach().contiguous().view(-1).view(kinds[value.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for start in range(0, len(bits), CHUNK):
         part = bits[start : start + CHUNK].to(torch.int64)
-        total += ((part + 1) * _odd(torch.arange(start, start + len(part), device=bits.device))).sum()
+        total += ((part + 1) * _odd(torch.arange(first + start, first + start + len(part), device=bits.device))).sum()
     return int(total.item())
 
 
