@@ -1,4 +1,4 @@
-"""The three ways a command ends early, and how an unknown name is answered."""
+"""The ways a command ends early, and how an unknown name is answered."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ class GuardStop(RuntimeError):
 
 class EngineDead(RuntimeError):
     """The process that samples or trains is gone (exit code 4)."""
+
+
+class Stopped(RuntimeError):
+    """A run ended by SIGTERM, saved (exit code 143)."""
+
+
+class StoppedByHand(Stopped):
+    """A run ended by SIGINT, saved (exit code 130)."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -15,13 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.errors import EngineDead, GuardStop, InputError, Stopped, StoppedByHand
 
 if TYPE_CHECKING:
     from rekindle.core.method import Card
 
 PIPE_WIDTH = 120
-ENDS: tuple[tuple[type[Exception], int], ...] = ((InputError, 2), (GuardStop, 3), (EngineDead, 4))
+ENDS: tuple[tuple[type[Exception], int], ...] = (
+    (InputError, 2),
+    (GuardStop, 3),
+    (EngineDead, 4),
+    (StoppedByHand, 130),
+    (Stopped, 143),
+)
 
 WORDS: ContextVar[tuple[str, ...]] = ContextVar("WORDS", default=())
 """The command line that is being run."""
@@ -39,7 +45,7 @@ class Usage(Protocol):
 
 
 def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 input, 3 guard, 4 engine dead, 130 interrupted.
+    """Run the command line and return its exit code: 0 done, 2 input, 3 guard, 4 engine dead, 130 SIGINT, 143 SIGTERM.
 
     A command finds the words that it was called by in `WORDS`, to start itself again in other processes. The foreseen
     ends print one sentence to stderr and no traceback; anything else is a bug and keeps its traceback.
@@ -51,7 +57,7 @@ def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         return 130
-    except (InputError, GuardStop, EngineDead) as end:
+    except (InputError, GuardStop, EngineDead, Stopped) as end:
         say(str(end))
         return next(code for kind, code in ENDS if isinstance(end, kind))
     except Exception as end:

@@ -15,7 +15,7 @@ from rekindle.errors import InputError
 
 if TYPE_CHECKING:
     from rekindle.train.config import Resolved
-    from rekindle.train.loop import Folder
+    from rekindle.train.folder import Folder
     from rekindle.train.start import Asked
 
 Method = Annotated[str, typer.Argument(help="a method (evol_rl) or FILE.py:function")]

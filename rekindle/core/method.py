@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rekindle.core.aggregate import Aggregate, TokenMean
-from rekindle.core.random import uniforms
-from rekindle.core.schedules import Scalar, resolve
+from rekindle.core.descent import Descent
+from rekindle.core.opened import Opened
+from rekindle.core.schedules import resolve
 from rekindle.core.slots import Advantage, Collect, Objective, Prepare, Reporting, TokenTerm
 from rekindle.core.types import LOGP_OLD, Batch, Headed, Metrics, Need, Needy, Now, Rows, Update, add_metrics
 
@@ -64,44 +65,6 @@ class Card:
     effects: tuple[Effect, ...] = ()
 
 
-_UPDATE = 1 << 32  # keys of updates lie this far apart: the split of an epoch uses those right above a step's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Descent:
-    """How a collected batch becomes optimiser updates (AdamW).
-
-    epochs: passes over the batch. minibatches: updates an epoch; whole prompts go to a minibatch unless `cut_groups`.
-    micro_batch: sequences a forward pass (memory only: it never changes the update). lr: a number, or a schedule over
-    the steps of the run; head_lr: of heads that parts ask for (None: lr). grad_clip: largest global norm, 0 = off.
-    """
-
-    epochs: int = 1
-    minibatches: int = 4
-    micro_batch: int = 64
-    cut_groups: bool = False
-    lr: Scalar = 1e-6
-    head_lr: Scalar | None = None
-    beta1: float = 0.9
-    beta2: float = 0.999
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
-
-    def split(self, batch: Batch) -> Iterator[Batch]:
-        """The minibatches of every epoch, each a random share of the prompts (or of the rows, with `cut_groups`).
-
-        Each has a key of its own, or an objective that draws would favour the same tokens in every epoch.
-        """
-        unit = batch.uid if self.cut_groups else batch.group
-        ids, index = unit.unique(return_inverse=True)
-        for epoch in range(self.epochs):
-            # Keyed by the unit's own id, so that the row order of the batch cannot change the split.
-            draw = uniforms(batch.key + 1 + epoch, ids, 1)[:, 0]
-            for i, part in enumerate(torch.argsort(draw).tensor_split(min(self.minibatches, len(ids)))):
-                key = batch.key + _UPDATE * (1 + epoch * self.minibatches + i)
-                yield replace(batch.take(torch.isin(index, part).nonzero()[:, 0]), key=key)
-
-
 def weighted_sum(weights: Float[Tensor, "B T"], per_token: Float[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Sum of weights * per_token; where the weight is 0 neither the value (it may be inf) nor its gradient counts."""
     return (weights * torch.where(weights != 0, per_token, 0.0)).sum()
@@ -124,7 +87,22 @@ class PolicyGradient:
     descent: Descent = field(default_factory=Descent)
 
     def step(self, run: Any) -> Metrics:
-        """Collect, credit, descend. Returns the metrics of all updates as (sum, count) pairs."""
+        """Collect, credit, descend. Returns the metrics of all updates as (sum, count) pairs.
+
+        A run that was stopped between two updates goes on there: `run.opened()` is what is left of its step.
+        """
+        opened = run.opened() or self.opened(run)
+        parts = list(self.descent.split(opened.batch))
+        for index in range(opened.done, len(parts)):
+            run.between(replace(opened, done=index))
+            update = replace(run.descend(parts[index], self, index), last=index + 1 == len(parts))
+            opened = replace(opened, metrics=add_metrics(opened.metrics, update.metrics))
+            for write in self.after:
+                write(run, update)
+        return opened.metrics
+
+    def opened(self, run: Any) -> Opened:
+        """The batch that a step descends on, collected and credited, and what it shows."""
         batch = self.collect(run)
         for source in self.source:
             batch = source(batch, run)
@@ -132,13 +110,7 @@ class PolicyGradient:
         metrics: Metrics = {"signal": self.signal(batch)}
         for part in self.parts():
             metrics = add_metrics(metrics, part.report(batch) if isinstance(part, Reporting) else {})
-        parts = list(self.descent.split(batch))
-        for index, part in enumerate(parts):
-            update = replace(run.descend(part, self, index), last=index + 1 == len(parts))
-            metrics = add_metrics(metrics, update.metrics)
-            for write in self.after:
-                write(run, update)
-        return metrics
+        return Opened(batch=batch, metrics=metrics)
 
     @property
     def methods(self) -> tuple[PolicyGradient, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rekindle.core.random import uniforms
 from rekindle.core.types import Batch, Need, Now, Seen, entropy_of, taken
+from rekindle.errors import InputError
 from rekindle.prove.world import World
 from rekindle.tokens.passes import where_of
 from rekindle.tokens.sampling.rules import Taken
@@ -153,3 +154,12 @@ def _row_means(batch: Batch, values: Float[Tensor, "N *K"]) -> Float[Tensor, "B 
     total = torch.zeros((len(batch), *values.shape[1:]), dtype=values.dtype)
     total = total.index_add(0, batch.mask.nonzero()[:, 0], values)
     return total / batch.mask.sum(dim=1).clamp(min=1).view(-1, *[1] * (values.dim() - 1))
+
+
+def passes_of(world: World, named: set[str]) -> dict[str, TablePolicy]:
+    """The start weights as every pass in `named`, the world's teacher as "teacher"; InputError where it has none."""
+    taught = [] if world.teacher is None else [("teacher", world.taught())]
+    names = sorted({"reference", *named} - {"policy", *(name for name, _ in taught)})
+    if "teacher" in names:
+        raise InputError("the method learns from a teacher, and this bed has none: name a bed that has one")
+    return {name: TablePolicy(one) for name, one in [*((name, world) for name in names), *taught]}

@@ -13,12 +13,13 @@ from torch import Tensor
 from rekindle.core.descend import backward
 from rekindle.core.groups import group_constant
 from rekindle.core.method import PolicyGradient
+from rekindle.core.opened import Opened
 from rekindle.core.random import pack_key
 from rekindle.core.schedules import plain
 from rekindle.core.stages import Stages
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Update, add_metrics, mean_metrics
-from rekindle.errors import GuardStop, InputError
-from rekindle.prove.policy import TablePolicy
+from rekindle.errors import GuardStop
+from rekindle.prove.policy import TablePolicy, passes_of
 from rekindle.prove.ruled import chosen_by
 from rekindle.prove.setting import Setting
 from rekindle.prove.world import Spelling, World
@@ -66,7 +67,7 @@ class TableRun:
         """Weights at their start."""
         self.record = self.method.at(0.0)
         self.policy = TablePolicy(self.world, self.method.heads())
-        self.references = self._passes()
+        self.references = passes_of(self.world, self.method.passes())
         descent = self.record.descent
         betas = (descent.beta1, descent.beta2)
         parameters, lr = list(self.policy.parameters()), plain(descent.lr)
@@ -75,14 +76,6 @@ class TableRun:
         self.verifier = Verifier(self.world.task, self.world.rewards)
         self.tokenizer = Spelling(self.world.tokens)
         self.samples = samples_per_prompt(self.record, Rollout(group=self.setting.group, votes=self.setting.votes))
-
-    def _passes(self) -> dict[str, TablePolicy]:
-        """The start weights as every pass that a need names, and the world's teacher as "teacher"."""
-        taught = [] if self.world.teacher is None else [("teacher", self.world.taught())]
-        names = sorted({"reference", *self.method.passes()} - {"policy", *(name for name, _ in taught)})
-        if "teacher" in names:
-            raise InputError("the method learns from a teacher, and this bed has none: name a bed that has one")
-        return {name: TablePolicy(world) for name, world in [*((name, self.world) for name in names), *taught]}
 
     def snapshot(self, name: str) -> None:
         """The pass `name` as the policy is now."""
@@ -212,6 +205,12 @@ class TableRun:
         constant = group_constant(batch.success.double(), batch.group, batch.graded)
         self.mixed.append((~constant).double().mean().item())
         return batch
+
+    def opened(self) -> None:
+        """A bed's run is never cut."""
+
+    def between(self, opened: Opened) -> None:
+        """Nothing to do."""
 
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         """One update by Adam. GuardStop where the loss or the gradient is not finite."""

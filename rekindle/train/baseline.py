@@ -7,7 +7,7 @@ from itertools import islice
 from rekindle.tokens.tasks.lazy import looked_at
 from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling
 from rekindle.train.events import Log
-from rekindle.train.loop import Listener
+from rekindle.train.folder import Listener
 from rekindle.train.run import Run
 
 

@@ -2,21 +2,23 @@
 
 Of a run with an adapter, that folder is the adapter's, and `state/` has the adapter that the run began with.
 
-A checkpoint is written beside its place and renamed, so that a killed run never leaves half of one.
+A checkpoint is written beside its place, flushed and renamed, so that a killed run never leaves half of one; a manifest
+tells one that was damaged later. It may stand inside a step, between two updates: then it holds the step's batch.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rekindle.core.opened import Opened
 from rekindle.errors import InputError
 from rekindle.tokens.loader import quiet
 from rekindle.tokens.lora import (
@@ -28,54 +30,61 @@ from rekindle.tokens.lora import (
     save_adapter,
     save_merged,
 )
-from rekindle.train import snapshots
+from rekindle.train import manifest, snapshots
+from rekindle.train.durable import partial_of, publish
+from rekindle.train.inside import load_opened, save_opened
+from rekindle.train.retention import name_of, note_best, prune
 from rekindle.train.run import Run
 from rekindle.train.shard import gathered, like
 
 STATE = "state"
-PREFIX = "step-"
 
 
-def save_checkpoint(run: Run, folder: Path, keep: int) -> Path:
-    """Write `folder/step-NNNNNN` for the steps done so far; older ones beyond the last `keep` are removed.
+def save_checkpoint(run: Run, folder: Path, opened: Opened | None = None) -> Path:
+    """Write a checkpoint behind the steps done so far; those that need not stay are removed (`retention`).
 
-    All ranks call it, for weights may lie in shares; the first writes what one rank would have written.
+    opened: the step that has begun, where it stands between two updates. All ranks call it, for weights may lie in
+    shares; the first writes what one rank would have written.
     """
-    place, leads = folder / f"{PREFIX}{run.step_index:06d}", run.ranks.index == 0
+    place = folder / name_of(run.step_index, 0 if opened is None else opened.done)
+    leads = run.ranks.index == 0
     if run.copy is not None:
         run.copy.refresh()
     moments = gathered(optimizer_tensors(run).items(), leads)
     heads = gathered(run.policy.heads.state_dict().items(), leads)
     if not leads:
         return place
-    partial = folder / f".{place.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    save_model(run, partial)
-    (partial / STATE).mkdir()
-    save_file(moments, partial / STATE / "optimizer.safetensors")
-    if heads:
-        save_file(heads, partial / STATE / "heads.safetensors")
-    if has_start(run.loaded.model):
-        save_file(adapter_state(run.loaded.model, START), partial / STATE / "start.safetensors")
-    if run.kept:
-        save_file({n: t.contiguous() for n, t in run.kept.items()}, partial / STATE / "kept.safetensors")
-    snapshots.save(partial / STATE, run.references, run.memory.get("snapshots", []))
-    state = {"step": run.step_index, "memory": run.memory, "record_hash": run.resolved.record_hash}
-    (partial / STATE / "run.json").write_text(json.dumps(state, indent=2) + "\n")
-    publish(partial, place)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    partial = partial_of(place)
+    try:
+        save_model(run, partial)
+        (partial / STATE).mkdir()
+        save_state(run, partial / STATE, moments, heads, opened)
+        manifest.seal(partial, run.step_index)
+        publish(partial, place)
+    except (OSError, SafetensorError):
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk has room again
+        raise
+    note_best(folder, run.memory.get("best"))
+    prune(folder, run.resolved.config.checkpoint, run.memory.get("best"))
     return place
 
 
-def publish(partial: Path, place: Path) -> None:
-    """Flush every file of `partial` to disk and give it its name; an older folder of that name is replaced."""
-    for file in (f for f in partial.rglob("*") if f.is_file()):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    if place.exists():
-        shutil.rmtree(place)
-    partial.rename(place)
+def save_state(
+    run: Run, folder: Path, moments: dict[str, Tensor], heads: dict[str, Tensor], opened: Opened | None
+) -> None:
+    """All that decides the future besides the model: optimiser, heads, frozen weights, what parts keep, memory."""
+    save_file(moments, folder / "optimizer.safetensors")
+    if heads:
+        save_file(heads, folder / "heads.safetensors")
+    if has_start(run.loaded.model):
+        save_file(adapter_state(run.loaded.model, START), folder / "start.safetensors")
+    if run.kept:
+        save_file({n: t.contiguous() for n, t in run.kept.items()}, folder / "kept.safetensors")
+    snapshots.save(folder, run.references, run.memory.get("snapshots", []))
+    state = {"step": run.step_index, "memory": run.memory, "record_hash": run.resolved.record_hash}
+    if opened is not None:
+        state["opened"] = save_opened(folder, opened, run)
+    (folder / "run.json").write_text(json.dumps(state, indent=2) + "\n")
 
 
 def save_model(run: Run, folder: Path, merged: bool = False) -> None:
@@ -98,12 +107,6 @@ def save_model(run: Run, folder: Path, merged: bool = False) -> None:
 def has_start(model: Any) -> bool:
     """Whether the model holds the adapter that its run began with, beside the one that trains."""
     return bool(adapted_layers(model)) and START in model.peft_config
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first."""
-    found = [p for p in folder.glob(f"{PREFIX}*") if (p / STATE / "run.json").is_file()] if folder.is_dir() else []
-    return sorted(found, key=lambda p: int(p.name.removeprefix(PREFIX)))
 
 
 def optimizer_tensors(run: Run) -> dict[str, Tensor]:
@@ -129,6 +132,7 @@ def load_checkpoint(run: Run, place: Path) -> None:
             # Fused AdamW reads its step count on the device too.
             run.optimizer.state[parameter] = {k: like(v, parameter) for k, v in mine.items()}
     run.step_index = int(state["step"])
+    load_opened(place / STATE, state.get("opened"), run)
     run.memory = dict(state["memory"])
     kept = place / STATE / "kept.safetensors"
     run.kept = load_file(kept) if kept.is_file() else {}

@@ -160,7 +160,7 @@ def _start(plan: Plan, member: Member) -> subprocess.Popen[bytes]:
     threads = {name: str(plan.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with (member.folder.parent / f"{member.name}.log").open("ab") as log:
         command = [sys.executable, "-m", "rekindle.train.worker", str(path)]
-        return subprocess.Popen(command, env={**os.environ, **threads}, stdout=log, stderr=log)
+        return subprocess.Popen(command, env={**os.environ, **threads}, stdout=log, stderr=log, start_new_session=True)
 
 
 def _tell(member: Member, told: dict[str, int], heard: Heard) -> None:

@@ -7,6 +7,7 @@ before, and keep the last record of a (step, kind).
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -32,8 +33,8 @@ class Log(Protocol):
         """Take one record and return it."""
         ...
 
-    def resume(self, step: int) -> dict[str, Any]:
-        """Take the event that the run goes on from the checkpoint of `step`."""
+    def resume(self, step: int, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Take the event that the run goes on from the checkpoint of `step`, and what else it says."""
         ...
 
     def sync(self) -> None:
@@ -50,25 +51,26 @@ class NoLog:
         """The record."""
         return {"kind": kind, "step": step, **values, "time": dict(time or {})}
 
-    def resume(self, step: int) -> dict[str, Any]:
+    def resume(self, step: int, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The record."""
-        return self.write(RESUME, step, {})
+        return self.write(RESUME, step, told or {})
 
     def sync(self) -> None:
         """Nothing to do."""
 
 
 class EventLog:
-    """Appends records to the file at `path`; each line is flushed, so that a killed run loses at most the last one.
+    """Appends records to the file at `path`; each line is written at once, so that a killed run loses at most the last.
 
-    A torn last line, left by a kill, is cut off when the file is opened again.
+    torn: bytes of a torn last line, left by a kill, that were cut off when the file was opened. OSError where a record
+    does not fit on the disk; what was written of it is taken back.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _mend(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        self.torn = _mend(self.path)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(
         self, kind: str, step: int, values: Mapping[str, Any], *, time: Mapping[str, float] | None = None
@@ -86,22 +88,36 @@ class EventLog:
         if nonfinite:
             record["nonfinite"] = nonfinite
         record["time"] = _finite({"unix": _now(), **(time or {})}, "", [])
-        self._file.write(json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._append((json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         return record
 
-    def resume(self, step: int) -> dict[str, Any]:
-        """Append the event that the run goes on from the checkpoint of `step`: later records so far are void."""
-        return self.write(RESUME, step, {})
+    def _append(self, line: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(self._file, size)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def resume(self, step: int, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Append the event that the run goes on from the checkpoint of `step`: later records so far are void.
+
+        told: what else the record says. It counts the records that became void, and the bytes that a kill had torn.
+        """
+        void = sum(1 for record in raw_events(self.path) if record["step"] > step)
+        return self.write(RESUME, step, {"void": void, "torn": self.torn, **(told or {})})
 
     def sync(self) -> None:
         """Force what was written to the disk: before a checkpoint counts as done, and at the end."""
-        os.fsync(self._file.fileno())
+        os.fsync(self._file)
 
     def close(self) -> None:
         """Sync and close."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
 
     def __enter__(self) -> EventLog:
         return self
@@ -128,20 +144,21 @@ def _finite(value: Any, path: str, nonfinite: list[str]) -> Any:
     return value
 
 
-def _mend(path: Path) -> None:
-    """Cut off a last line without its end. A whole record that only lacks the newline is kept."""
+def _mend(path: Path) -> int:
+    """Cut off a last line without its end; gives its bytes. A whole record that only lacks the newline is kept."""
     if not path.exists():
-        return
+        return 0
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole == len(data):
-        return
+        return 0
     with path.open("r+b") as file:
         if _is_record(data[whole:]):
             file.seek(0, os.SEEK_END)
             file.write(b"\n")
-        else:
-            file.truncate(whole)
+            return 0
+        file.truncate(whole)
+    return len(data) - whole
 
 
 def _is_record(line: bytes) -> bool:

@@ -9,8 +9,10 @@ from rekindle.errors import InputError, unknown
 from rekindle.tokens.fetching import quiet
 from rekindle.tokens.loader import DTYPES, load_model
 from rekindle.tokens.lora import CONFIG, adapted_layers, save_merged
+from rekindle.train import manifest
 from rekindle.train.card import write_model_card
-from rekindle.train.checkpoint import STATE, publish, save_model
+from rekindle.train.checkpoint import STATE, save_model
+from rekindle.train.durable import partial_of, publish
 from rekindle.train.measure import model_folder
 from rekindle.train.run import Run
 
@@ -24,8 +26,7 @@ def leave_merged(run: Run, root: Path) -> None:
     """
     if not run.resolved.config.lora.merge or not adapted_layers(run.loaded.model):
         return
-    partial = root / f".{MERGED}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_of(root / MERGED)
     save_model(run, partial, merged=True)
     write_model_card(run, partial, MERGED, merged=True)
     publish(partial, root / MERGED)
@@ -52,12 +53,11 @@ def export(source: str, out: Path, merge: bool, dtype: str | None) -> Path:
         raise unknown("dtype", dtype, DTYPES)
     if not adapter and not (folder / "config.json").is_file():
         raise InputError(f"'{source}' is no model: neither config.json nor {CONFIG} is in {folder}")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_of(out)
     if merge:
         _merge(folder, partial, dtype or "float32")
     else:
-        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(STATE))
+        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(STATE, manifest.NAME))
     if out.exists():
         out.rmdir()
     publish(partial, out)

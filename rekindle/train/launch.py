@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,16 @@ from typing import Any
 import torch
 
 from rekindle.core.evolution import Evolution
-from rekindle.errors import EngineDead, InputError
+from rekindle.errors import InputError
 from rekindle.train import options
 from rekindle.train.config import Resolved
-from rekindle.train.ranks import FORESEEN, MEETING, Place, RankLost, kind_of, place
+from rekindle.train.crew import cause, end, followed, last_words, settled
+from rekindle.train.halt import Halt
+from rekindle.train.ranks import FORESEEN, MEETING, Place, kind_of, place
 from rekindle.train.settings import RunConfig
 
 TOLD, PARENT = "REKINDLE_TOLD", "REKINDLE_PARENT"
 """Environment of a rank that `lead` started: the folder for its last sentence, and the process that watches it."""
-ENDS: Mapping[str, type[Exception]] = {kind.__name__: kind for kind in FORESEEN}
-GRACE = 3.0
-"""Seconds that the other ranks have to end by themselves, and again after they were asked to."""
 UNSAID = ("default", "method", "profile")
 """Origins of options that the user did not choose."""
 
@@ -106,15 +105,15 @@ def speaks(environment: Mapping[str, str] = os.environ) -> bool:
 def lead(arguments: Sequence[str], count: int) -> None:
     """Run `rekindle ARGUMENTS` in `count` processes, to the end. Raises what ended them: once, and by its first cause.
 
-    On an interrupt all of them are interrupted. Threads a rank: OMP_NUM_THREADS, or an equal share of the cores.
+    SIGTERM and SIGINT go on to all of them, which save and end; the second ends them at once. Threads a rank:
+    OMP_NUM_THREADS, or an equal share of the cores.
     """
-    with tempfile.TemporaryDirectory(prefix="rekindle-ranks-") as folder, ranks_of(arguments, count, folder) as crew:
-        try:
-            while any(rank.poll() is None for rank in crew) and not any(rank.poll() for rank in crew):
-                time.sleep(0.05)
-        except KeyboardInterrupt:
-            end(crew, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
-            raise
+    with (
+        tempfile.TemporaryDirectory(prefix="rekindle-ranks-") as folder,
+        ranks_of(arguments, count, folder) as crew,
+        Halt() as halt,
+    ):
+        followed(crew, halt)
         codes = settled(crew, Path(folder))
         if any(codes):
             raise cause(codes, last_words(Path(folder)))
@@ -159,63 +158,6 @@ def threads_of(ranks: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def settled(crew: Sequence[subprocess.Popen[bytes]], folder: Path) -> list[int]:
-    """The exit codes as the ranks ended by themselves; 0 for one that had to be stopped because of another.
-
-    Where all that ended say that they lost another, that one is waited for longer: it knows why.
-    """
-    if not any(rank.poll() for rank in crew):
-        return [0] * len(crew)
-    wait(crew, GRACE)
-    words = last_words(folder)
-    if all(words.get(index, ("", ""))[0] == RankLost.__name__ for index, rank in enumerate(crew) if rank.poll()):
-        wait(crew, 10 * GRACE)
-    codes = [rank.poll() or 0 for rank in crew]
-    end(crew, (signal.SIGTERM, signal.SIGKILL))
-    return codes
-
-
-def end(crew: Sequence[subprocess.Popen[bytes]], signals: Sequence[signal.Signals]) -> None:
-    """Send each signal in turn to the ranks, and to what they started even where they are gone, and wait a little."""
-    for number in signals:
-        for rank in crew:
-            with suppress(ProcessLookupError):
-                os.killpg(rank.pid, number)
-        wait(crew, GRACE)
-
-
-def wait(crew: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Until all have ended, at most so long."""
-    last = time.monotonic() + seconds
-    while any(rank.poll() is None for rank in crew) and time.monotonic() < last:
-        time.sleep(0.02)
-
-
-def cause(codes: Sequence[int], words: Mapping[int, tuple[str, str]]) -> BaseException:
-    """What ended the ranks: a sentence of one of them, else a signal, else an error that it has printed itself."""
-    said = [(kind, text) for kind, text in words.values() if kind != RankLost.__name__]
-    if said:
-        return ENDS[said[0][0]](said[0][1])
-    killed = [(rank, -code) for rank, code in enumerate(codes) if code < 0]
-    if killed:
-        rank, number = killed[0]
-        return EngineDead(
-            f"rank {rank} was killed ({signal.Signals(number).name}), so the others were stopped: the same command "
-            "with --resume goes on from the last checkpoint"
-        )
-    failed = [rank for rank, code in enumerate(codes) if code and rank not in words]
-    if failed:
-        print(f"rekindle: rank {failed[0]} ended with exit code {codes[failed[0]]}, see above", file=sys.stderr)
-        return SystemExit(codes[failed[0]])
-    return ENDS[RankLost.__name__](next(iter(words.values()))[1])
-
-
-def last_words(folder: Path) -> dict[int, tuple[str, str]]:
-    """Rank -> (kind of error, sentence) of those that left one, in their order."""
-    files = sorted(folder.glob("rank-*.json"))
-    return {int(file.stem.removeprefix("rank-")): tuple(json.loads(file.read_text("utf-8"))) for file in files}
-
-
 @contextmanager
 def as_rank(
     index: int, environment: Mapping[str, str] = os.environ, leave: Callable[[int], object] = os._exit
@@ -246,4 +188,4 @@ def follow(parent: int, pause: Callable[[float], None] = time.sleep) -> None:
     """End this process once `parent` is no longer the one that started it: nobody would notice it any more."""
     while os.getppid() == parent:
         pause(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -2,65 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rekindle.core.evolution import Evolution
-from rekindle.core.types import Metrics, mean_metrics
+from rekindle.core.types import mean_metrics
 from rekindle.errors import EngineDead, GuardStop
 from rekindle.tokens.sampling.base import Clocked
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
-from rekindle.train.checkpoint import publish, save_checkpoint, save_model
+from rekindle.train.checkpoint import save_model
 from rekindle.train.digests import digests
+from rekindle.train.durable import partial_of, publish
 from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, spread
 from rekindle.train.events import Log
 from rekindle.train.finals import leave_merged
+from rekindle.train.folder import Folder, Listener
 from rekindle.train.meter import alarms
 from rekindle.train.ranks import RankLost
 from rekindle.train.refusals import evaluated_split
+from rekindle.train.retention import improved
 from rekindle.train.ruled import evaluated_by
 from rekindle.train.run import Run
 from rekindle.train.searches import flat
-
-Listener = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The files of a run folder."""
-
-    root: Path
-
-    @property
-    def events(self) -> Path:
-        """The single record of the run."""
-        return self.root / "events.jsonl"
-
-    @property
-    def rollouts(self) -> Path:
-        """What was sampled, a file a step."""
-        return self.root / "rollouts"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints are."""
-        return self.root / "checkpoints"
-
-    @property
-    def final(self) -> Path:
-        """The trained model."""
-        return self.root / "final"
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.root / "run.toml"
+from rekindle.train.taking import halted_step, keeps_rollouts, save_together, stop
 
 
 def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
@@ -72,7 +37,7 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
         run.record = run.method.at(run.step_index / max(1, steps - 1))
         if run.verifier.rewards is not None:
             run.verifier.rewards.progress.at(run.step_index, steps, run.memory["prompts"] / len(run.examples))
-        metrics = taken_step(run, folder, log)
+        metrics = halted_step(run, folder, log, heard)
         values = {**mean_metrics(run.observed), **mean_metrics(metrics), "responses": float(run.drawn)}
         warned = alarms(run.observed) if not run.step_index else []
         run.observed = {}
@@ -85,8 +50,10 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
             heard({"kind": "note", "step": run.step_index, "text": text})
         if run.last_rollouts:
             heard(shown_sample(run))
-        after_step(run, folder, log, heard)
+        saved = after_step(run, folder, log, heard)
         refuse_to_spin(run)
+        if run.step_index < steps and (number := run.halt.agreed(run.ranks)) is not None:
+            stop(run, folder, log, heard, number, saved=saved)
 
 
 def write_digests(run: Run, log: Log) -> None:
@@ -94,23 +61,6 @@ def write_digests(run: Run, log: Log) -> None:
     every = run.resolved.config.checkpoint.digests
     if every and run.step_index % every == 0:
         log.write("weights", run.step_index, digests(run.trainable(), run.ranks))
-
-
-def taken_step(run: Run, folder: Folder | None, log: Log) -> Metrics:
-    """One step. Where the engine that samples dies before its first update, nothing of the steps done is lost."""
-    config = run.resolved.config
-    if folder is None or config.rollout.sampler == "local" or not config.checkpoint.every or not run.step_index:
-        return run.record.step(run)
-    memory, kept = copy.deepcopy(run.memory), dict(run.kept)
-    try:
-        return run.record.step(run)
-    except RankLost:  # what it left half done is not known here
-        raise
-    except EngineDead:
-        if "update" not in run.seconds:
-            run.memory, run.kept = memory, kept
-            save_together(run, folder, log)
-        raise
 
 
 def refuse_to_spin(run: Run) -> None:
@@ -131,19 +81,23 @@ def refuse_to_spin(run: Run) -> None:
         )
 
 
-def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
-    """Evaluate, keep rollouts and checkpoint where this step asks for it."""
-    config = run.resolved.config
+def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bool:
+    """Evaluate, keep rollouts and checkpoint where this step asks for it; whether there is a checkpoint of it."""
+    config, best = run.resolved.config, False
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
-        heard(log.write("eval", run.step_index, kept_evaluation(run, folder, log)))
+        values = kept_evaluation(run, folder, log)
+        heard(log.write("eval", run.step_index, values))
+        best = improved(run.memory, config.checkpoint.best, run.step_index, values)
     if folder is None:
-        return
-    kept = config.checkpoint.rollouts and run.step_index % config.checkpoint.rollouts == 0
-    if kept and not run.ranks.index:
+        return False
+    if run.last_rollouts and keeps_rollouts(run, run.step_index):
         write_rollouts(folder.rollouts, run.step_index, run.last_rollouts)
-    due = run.step_index == config.steps or run.step_index % max(1, config.checkpoint.every) == 0
-    if config.checkpoint.every and due:
+    often = (config.checkpoint.every, config.checkpoint.archive)
+    due = any(every and run.step_index % every == 0 for every in often)
+    if best or due or (config.checkpoint.every and run.step_index == config.steps):
         save_together(run, folder, log)
+        return True
+    return False
 
 
 def kept_evaluation(run: Run, folder: Folder | None, log: Log) -> dict[str, float]:
@@ -158,21 +112,13 @@ def kept_evaluation(run: Run, folder: Folder | None, log: Log) -> dict[str, floa
         raise
 
 
-def save_together(run: Run, folder: Folder, log: Log) -> None:
-    """A checkpoint, whole before any rank goes on: the first rank that ends has the others stopped."""
-    log.sync()
-    save_checkpoint(run, folder.checkpoints, run.resolved.config.checkpoint.keep)
-    run.ranks.exchange(None)
-
-
 def finish(run: Run, folder: Folder) -> None:
     """Leave the trained model and its card in `final/`; it appears whole or not at all. All ranks call it."""
     if run.copy is not None:
         run.copy.refresh()
     if run.ranks.index or folder.final.exists():
         return
-    partial = folder.root / ".final.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_of(folder.final)
     save_model(run, partial)
     write_model_card(run, partial, folder.final.name)
     leave_merged(run, folder.root)

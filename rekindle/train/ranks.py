@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from rekindle.core.ranks import Alone, Ranks, Together, squares
-from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.errors import EngineDead, GuardStop, InputError, Stopped, StoppedByHand
 from rekindle.tokens.loader import resolve_device
 
 ONE_RANK = "shard=full shares the weights among ranks, and there is one: add --ranks N, or drop it"
@@ -40,7 +40,7 @@ class RankLost(EngineDead):
     """Another rank is gone: what ended it is said there."""
 
 
-FORESEEN: tuple[type[Exception], ...] = (RankLost, EngineDead, GuardStop, InputError)
+FORESEEN: tuple[type[Exception], ...] = (RankLost, EngineDead, GuardStop, InputError, StoppedByHand, Stopped)
 
 
 def kind_of(error: Exception) -> type[Exception]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rekindle.core.evolution import Method
 from rekindle.core.method import PolicyGradient
+from rekindle.core.opened import Opened
 from rekindle.core.random import pack_key
 from rekindle.core.ranks import Alone, Together
 from rekindle.core.stages import Stages
@@ -34,6 +35,7 @@ from rekindle.train.candidates import factor_pairs, tried
 from rekindle.train.config import Resolved
 from rekindle.train.corrected import cap_of
 from rekindle.train.drawn import drawn, sampling_of, visits
+from rekindle.train.halt import Halt, Halted
 from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
 from rekindle.train.ruled import under
@@ -50,8 +52,10 @@ class Run:
 
     `memory["history"]` has the share of successes of each visit of each prompt, oldest first; kept: tensors that parts
     keep, saved too; live: what is made again from these. method: of all the run; record: that of this step, schedules
-    resolved to numbers. references: the other passes by name. foreign_ends: tokens that end a text for the policy, not
-    for its teacher. ranks: that take its steps together; shares, copy: its weights where each holds a part, and whole.
+    resolved to numbers. halt: what signals ask of it. reopened: the step that its checkpoint stands in, with what that
+    step had observed and drawn. references: the other passes by name. foreign_ends: tokens that end a text for the
+    policy, not for its teacher. ranks: that take its steps together; shares, copy: its weights where each holds a part,
+    and whole.
     """
 
     resolved: Resolved
@@ -77,6 +81,9 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     last_rollouts: list[tuple[Rollouts, Verdicts]] = field(default_factory=list)
     stale: bool = True
+    halt: Halt = field(default_factory=Halt)
+    reopened: Opened | None = None
+    reopened_counts: tuple[Metrics, int] = field(default_factory=lambda: ({}, 0))
     ahead: Ahead | None = None
     ranks: Together = field(default_factory=Alone)
     shares: ShardedPolicy | None = None
@@ -209,6 +216,18 @@ class Run:
             told = agreement(batch, uids, self.sampler.apart, cap_of(self.record.aggregate))
             self.observed = add_metrics(self.observed, told)
         return batch
+
+    def opened(self) -> Opened | None:
+        """The step that the run was in when it was saved, once; None where a step begins."""
+        opened, self.reopened = self.reopened, None
+        if opened is not None:
+            self.observed, self.drawn = self.reopened_counts
+        return opened
+
+    def between(self, opened: Opened) -> None:
+        """Called before every update of a step; `Halted` where a signal asked for a stop."""
+        if self.halt.agreed(self.ranks) is not None:
+            raise Halted(opened)
 
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         """One optimiser update. A loss or gradient that is not finite stops the run before it, the batch is kept."""

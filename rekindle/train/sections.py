@@ -136,12 +136,16 @@ class Evaluate:
 class Checkpoint:
     """A checkpoint `every` so many steps and after the last (0: only the final model); the last `keep` stay.
 
+    best: and that of the highest value of a metric of the evaluations, such as "pass@16" (None: no such); archive: and
+    those of every so many steps (0: none).
     rollouts: keep the samples of every so many steps in `rollouts/` (0: none). digests: record 64 bits of every tensor
     that trains after every so many steps (0: never), for `bisect` and `replay`.
     """
 
     every: Count = 20
     keep: Whole = 2
+    best: str | None = None
+    archive: Count = 0
     rollouts: Count = 1
     digests: Count = 1
 

@@ -16,20 +16,26 @@ from rekindle.errors import InputError
 from rekindle.tokens.heads import unwrapped
 from rekindle.tokens.rewards import reward_files
 from rekindle.tokens.tasks.base import Task
-from rekindle.train import runfile
+from rekindle.train import lock, runfile
 from rekindle.train.baseline import write_baseline
 from rekindle.train.build import make_run
-from rekindle.train.checkpoint import checkpoints, load_checkpoint
+from rekindle.train.checkpoint import load_checkpoint
 from rekindle.train.chosen import chosen
 from rekindle.train.config import RECORDED, Resolved, resolve
+from rekindle.train.durable import storage_told, swept
 from rekindle.train.events import EventLog, Log, NoLog
 from rekindle.train.find import find_method, make_method
 from rekindle.train.fits import refuse_hopeless
-from rekindle.train.launch import kept, placed
-from rekindle.train.loop import Folder, Listener, finish, train
+from rekindle.train.folder import Folder, Listener
+from rekindle.train.halt import Halt
+from rekindle.train.launch import kept, placed, speaks
+from rekindle.train.loop import finish, train
+from rekindle.train.manifest import read
 from rekindle.train.plan import refuse_changes
 from rekindle.train.ranks import agreed, device_of, joined, noticed, place, started
+from rekindle.train.retention import newest_whole
 from rekindle.train.run import Run
+from rekindle.train.runfile import versions
 from rekindle.train.searches import told
 from rekindle.train.sinks import open_sinks
 from rekindle.train.source import data_inputs, source_task
@@ -82,14 +88,15 @@ def run_folder(resolved: Resolved) -> Folder:
     return Folder(Path(config.out or f"runs/{method}-{source}-seed{config.seed}"))
 
 
-def claim(folder: Folder, resolved: Resolved, resume: bool) -> Path | None:
-    """The checkpoint to go on from, None to start at the beginning. Writes nothing; refuses a folder of another run."""
-    if folder.root.exists() and not folder.root.is_dir():
-        raise InputError(f"{folder.root} is a file: give an --out that is a new or empty folder")
+def claim(folder: Folder, resolved: Resolved, resume: bool) -> tuple[Path | None, list[str]]:
+    """The checkpoint to go on from, None to start at the beginning, and why newer ones are passed over.
+
+    Takes away what a killed process left unfinished; refuses a folder of another run.
+    """
     if not folder.config.exists():
-        if folder.root.exists() and any(folder.root.iterdir()):
+        if any(path.name != lock.NAME for path in folder.root.iterdir()):  # `locked` made it
             raise InputError(f"the folder {folder.root} holds other files: give an --out that is new or empty")
-        return None
+        return None, []
     if not resume:
         raise InputError(f"the folder {folder.root} holds a run: add --resume to go on with it, or give another --out")
     saved = written(folder.config)
@@ -97,8 +104,9 @@ def claim(folder: Folder, resolved: Resolved, resume: bool) -> Path | None:
     other = [file for file, digest in inputs(resolved).items() if saved.inputs.get(file, digest) != digest]
     if other:
         raise InputError(f"--resume, but {other[0]} has changed since the run began: restore it, or give another --out")
-    there = checkpoints(folder.checkpoints)
-    return there[-1] if there else None
+    for held in (folder.root, folder.checkpoints, folder.rollouts):
+        swept(held)
+    return newest_whole(folder.checkpoints)
 
 
 def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> Folder:
@@ -118,23 +126,37 @@ def launch(resolved: Resolved, task: Task, *, resume: bool, heard: Listener) -> 
 def take_part(resolved: Resolved, task: Task, ranks: Together, device: str, resume: bool, heard: Listener) -> Folder:
     """This rank's part of the run."""
     folder, leads = run_folder(resolved), ranks.index == 0
-    start, finished = agreed(
-        ranks, lambda: (claim(folder, resolved, resume), resume and folder.final.exists()) if leads else (None, False)
-    )[0]
-    if finished:
-        heard({"kind": "note", "step": resolved.config.steps, "text": f"{folder.root} is finished: nothing to do"})
-        return folder
-    run = make_run(resolved, task, folder.root if leads else None, ranks, device)
     with ExitStack() as open_now:
+        halt = open_now.enter_context(Halt(speaks=leads and speaks()))
+        start, finished, skipped = agreed(
+            ranks, lambda: opened(folder, resolved, resume, heard, open_now) if leads else (None, False, [])
+        )[0]
+        if finished:
+            heard({"kind": "note", "step": resolved.config.steps, "text": f"{folder.root} is finished: nothing to do"})
+            return folder
+        run = make_run(resolved, task, folder.root if leads else None, ranks, device)
+        run.halt = halt
         open_now.callback(run.sampler.close)
         open_now.callback(run.verifier.close)
+        open_now.enter_context(storage_told(folder.root))
         log, tell = records(resolved, folder, heard, open_now) if leads else (NoLog(), heard)
-        begin(run, folder, log, tell, start, resume)
+        begin(run, folder, log, tell, start, resume, skipped)
         train(run, folder, log, tell)
         finish(run, folder)
         tell(log.write("end", run.step_index, {}))
         ranks.exchange(None)  # no rank leaves while another still writes; vLLM ends the process group when it closes
     return folder
+
+
+def opened(
+    folder: Folder, resolved: Resolved, resume: bool, heard: Listener, open_now: ExitStack
+) -> tuple[Path | None, bool, list[str]]:
+    """Take hold of the run folder: (the checkpoint to go on from, whether the run is finished, what is passed over)."""
+    if folder.root.exists() and not folder.root.is_dir():
+        raise InputError(f"{folder.root} is a file: give an --out that is a new or empty folder")
+    open_now.enter_context(lock.locked(folder.root, lambda text: heard({"kind": "note", "step": 0, "text": text})))
+    start, skipped = claim(folder, resolved, resume)
+    return start, resume and folder.final.exists(), skipped
 
 
 def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitStack) -> tuple[Log, Listener]:
@@ -155,11 +177,13 @@ def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitS
     return log, tell
 
 
-def begin(run: Run, folder: Folder, log: Log, tell: Listener, start: Path | None, resume: bool) -> None:
+def begin(
+    run: Run, folder: Folder, log: Log, tell: Listener, start: Path | None, resume: bool, skipped: list[str]
+) -> None:
     """Bring the run to its checkpoint, or write what opens a new one."""
     if start is not None:
         load_checkpoint(run, start)
-        tell(log.resume(run.step_index))
+        again(run, log, tell, start, skipped)
         return
     if resume:
         tell({"kind": "note", "step": 0, "text": f"no checkpoint in {folder.root} yet: starting afresh"})
@@ -172,6 +196,24 @@ def begin(run: Run, folder: Folder, log: Log, tell: Listener, start: Path | None
         tell({"kind": "note", "step": 0, "text": text})
     tell(log.write("start", 0, {"method": run.resolved.config.method, **versions}))
     write_baseline(run, log, tell)
+
+
+def again(run: Run, log: Log, tell: Listener, start: Path, skipped: list[str]) -> None:
+    """Tell what the run goes on from, what is passed over and why, and which records are void from here on."""
+    written = read(start)["versions"]
+    told = {"checkpoint": start.name, "skipped": skipped}
+    record = log.resume(run.step_index, told)
+    tell(record)
+    notes = [f"{text}; going on from {start.name}" for text in skipped]
+    if record.get("void"):
+        notes.append(f"{record['void']} events behind step {run.step_index} are void: that work is done again")
+    if record.get("torn"):
+        notes.append(f"cut {record['torn']} bytes of an unfinished last line off events.jsonl")
+    other = [f"{name} {old}, now {new}" for name, new in versions().items() if (old := written.get(name)) != new]
+    if other:
+        notes.append(f"{start.name} was written with {', '.join(other)}: what follows may differ by rounding")
+    for text in notes:
+        tell({"kind": "note", "step": run.step_index, "text": text})
 
 
 def inputs(resolved: Resolved) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.errors import EngineDead, GuardStop, InputError, Stopped, StoppedByHand
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.config import Resolved
 from rekindle.train.evaluate import evaluation_sampling
@@ -19,7 +19,7 @@ from rekindle.train.measure import Measure, evaluate_model
 from rekindle.train.refusals import evaluated_split
 from rekindle.train.start import Asked, launch, prepare
 
-CODES = {InputError: 2, GuardStop: 3, EngineDead: 4}
+CODES = {InputError: 2, GuardStop: 3, EngineDead: 4, StoppedByHand: 130, Stopped: 143}
 
 
 def measure_model(resolved: Resolved, task: Task, model: str | Path, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def main(path: str) -> int:
     """Run the job file at `path`; the exit codes of the command line."""
     try:
         work(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (InputError, GuardStop, EngineDead) as end:
+    except tuple(CODES) as end:
         print(f"rekindle: {' '.join(str(end).split())}", file=sys.stderr)
         return CODES[type(end)]
     return 0

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rekindle.report.examples import read_history
-from rekindle.train.checkpoint import checkpoints
+from rekindle.train.retention import checkpoints
 from tests.cli.folders import Ended, rekindle
 
 STORED = Path(__file__).parents[2] / "docs" / "results" / "grpo-seed0"

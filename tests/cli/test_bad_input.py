@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rekindle.train.checkpoint import checkpoints
 from rekindle.train.events import read_events
+from rekindle.train.retention import checkpoints
 from tests.cli.folders import TINY, llama_folder, rekindle
 
 EVOL = ["train", "evol_rl", "--task", "digit_sum", *TINY]

@@ -63,7 +63,7 @@ def test_a_run_leaves_its_folder_and_says_where(capsys: pytest.CaptureFixture[st
     assert lines[-1] == f"trained model: {out / 'final'}"
     held = tomllib.loads((out / "run.toml").read_text())
     assert (held["method"], held["steps"], held["rollout"]["votes"]) == ("evol_rl", 2, 4)
-    assert kinds(out) == ["start", "baseline", "step", "step", "end"]
+    assert kinds(out) == ["start", "baseline", "step", "weights", "step", "weights", "end"]
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
     assert pq.read_table(out / "rollouts" / "step-000002.parquet").num_rows == 2 * 4
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out / "final"), AutoTokenizer.from_pretrained(out / "final")

@@ -14,6 +14,7 @@ from rekindle.core.advantages import GroupNormalized
 from rekindle.core.aggregate import FixedLength, TokenMean
 from rekindle.core.method import Descent, PolicyGradient, weighted_sum
 from rekindle.core.objectives import Clip
+from rekindle.core.opened import Opened
 from rekindle.core.terms import EntropyBonus, KLToReference
 from rekindle.core.types import (
     ENTROPY_OLD,
@@ -52,6 +53,12 @@ class FakeRun:
     def gather(self, batch: Batch) -> Batch:
         self.told.append("gather")
         return batch
+
+    def opened(self) -> None:
+        pass
+
+    def between(self, opened: Opened) -> None:
+        pass
 
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         self.told.append(f"descend {index}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rekindle.core.descend import backward
 from rekindle.core.method import PolicyGradient
+from rekindle.core.opened import Opened
 from rekindle.core.types import LOGP_OLD, Batch, Metrics, Need, Now, Seen, Update
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.passes import where_of
@@ -222,6 +223,12 @@ class Stage:
 
     def gather(self, batch: Batch) -> Batch:
         return batch
+
+    def opened(self) -> None:
+        pass
+
+    def between(self, opened: Opened) -> None:
+        pass
 
     def descend(self, part: Batch, method: PolicyGradient, index: int) -> Update:
         for parameter in self.parameters:

@@ -29,11 +29,13 @@ from rekindle.tokens.policy import LMPolicy
 from rekindle.tokens.rollouts import Example, Rollouts
 from rekindle.tokens.sampling.base import Sampler, Sampling
 from rekindle.tokens.sampling.local import LocalSampler
+from rekindle.train import crew as crew_module
 from rekindle.train import launch, runfile
 from rekindle.train.config import Resolved
+from rekindle.train.crew import cause, last_words, settled
 from rekindle.train.events import Log, NoLog
-from rekindle.train.launch import as_rank, cause, follow, last_words, placed, settled, speaks
-from rekindle.train.loop import Folder
+from rekindle.train.folder import Folder
+from rekindle.train.launch import as_rank, follow, placed, speaks
 from rekindle.train.ranks import (
     PATIENCE,
     Place,
@@ -371,7 +373,7 @@ def sleepers(count: int) -> list[subprocess.Popen[bytes]]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that `settled` is ready to wait, in turn; none passes while a rank sleeps."""
     asked: list[float] = []
-    monkeypatch.setattr(launch, "wait", lambda crew, seconds: asked.append(seconds))
+    monkeypatch.setattr(crew_module, "wait", lambda crew, seconds: asked.append(seconds))
     return asked
 
 
@@ -386,7 +388,7 @@ def test_the_others_get_long_only_where_all_that_ended_lost_another(
         if kind is not None:
             (folder / "rank-0001.json").write_text(json.dumps([kind, "its words"]))
         assert settled(crew, folder) == [0, -signal.SIGKILL]
-        assert asked.count(10 * launch.GRACE) == long, kind
+        assert asked.count(10 * crew_module.GRACE) == long, kind
         crew[0].wait()  # it was stopped
 
 
@@ -395,7 +397,7 @@ def test_a_killed_rank_is_noticed_soon_while_the_others_are_busy(tmp_path: Path)
     crew[1].kill()
     crew[1].wait()
     codes = settled(crew, tmp_path)
-    assert time.monotonic() - began < 10 * launch.GRACE, "not the time that only a lost rank's witness gets"
+    assert time.monotonic() - began < 10 * crew_module.GRACE, "not the time that only a lost rank's witness gets"
     assert "rank 1 was killed (SIGKILL)" in str(cause(codes, {})) and crew[0].poll() == -signal.SIGTERM
 
 
@@ -427,7 +429,7 @@ def test_a_rank_without_its_parent_ends(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
     waited: list[float] = []
     follow(5, waited.append)
-    assert sent == [(os.getpid(), signal.SIGTERM)] and len(waited) == 2
+    assert sent == [(os.getpid(), signal.SIGKILL)] and len(waited) == 2
 
 
 @pytest.mark.parametrize(("said", "threads"), [("2,1", 2), ("1", 1), ("", None), ("many", None)])

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from rekindle.api import train
-from rekindle.train.checkpoint import checkpoints
 from rekindle.train.events import read_events, timeless
+from rekindle.train.retention import checkpoints
 
 STEPS = 4
 SIZES = {

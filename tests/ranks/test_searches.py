@@ -9,8 +9,8 @@ import torch
 
 from rekindle.api import train
 from rekindle.core.evolution import MEMORY
-from rekindle.train.checkpoint import checkpoints
 from rekindle.train.events import read_events, timeless
+from rekindle.train.retention import checkpoints
 from tests.methods.resumed import assert_alike, memory
 from tests.ranks.test_runs import finished, forget_last, started, tokens
 from tests.train.searched import SMALL, given, words

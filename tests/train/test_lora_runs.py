@@ -25,11 +25,12 @@ from rekindle.tokens.loader import DTYPES, load_model
 from rekindle.tokens.lora import START, adapted_layers, at, plain_weights
 from rekindle.tokens.rollouts import Example
 from rekindle.train.build import make_run
-from rekindle.train.checkpoint import checkpoints, load_checkpoint, save_model
+from rekindle.train.checkpoint import load_checkpoint, save_model
 from rekindle.train.datacheck import load_tokens
 from rekindle.train.events import read_events
 from rekindle.train.finals import MERGED, leave_merged
 from rekindle.train.lengths import lengths
+from rekindle.train.retention import checkpoints
 from rekindle.train.run import Run
 from rekindle.train.start import Asked, prepare
 from tests.tiny_models import byte_bpe, save_chat_model, unigram

@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 from rekindle.api import train
-from rekindle.train.checkpoint import checkpoints
 from rekindle.train.events import read_events
+from rekindle.train.retention import checkpoints
 from tests.methods.resumed import SMALL, assert_alike, memory
 
 STEPS, BORDER = 8, 4

@@ -19,8 +19,8 @@ from rekindle.api import train
 from rekindle.errors import GuardStop, InputError
 from rekindle.tokens.loader import load_model
 from rekindle.tokens.tasks import load_task
-from rekindle.train.checkpoint import checkpoints
 from rekindle.train.events import raw_events, read_events, timeless
+from rekindle.train.retention import checkpoints
 from rekindle.train.runfile import from_toml
 
 SMALL = {

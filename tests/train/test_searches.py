@@ -21,7 +21,7 @@ from rekindle.core.types import Metrics
 from rekindle.errors import GuardStop, InputError
 from rekindle.tokens.rollouts import Rollouts
 from rekindle.train.build import make_run
-from rekindle.train.checkpoint import checkpoints, optimizer_tensors
+from rekindle.train.checkpoint import optimizer_tensors
 from rekindle.train.events import read_events
 from rekindle.train.find import find_method, make_method
 from rekindle.train.launch import placed
@@ -29,6 +29,7 @@ from rekindle.train.loop import quick_evaluation
 from rekindle.train.plan import planned
 from rekindle.train.ranks import Place
 from rekindle.train.refusals import check_run
+from rekindle.train.retention import checkpoints
 from rekindle.train.run import Run
 from rekindle.train.start import Asked, prepare
 from rekindle.train.vocabulary import step_of

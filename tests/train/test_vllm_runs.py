@@ -21,7 +21,7 @@ from rekindle.train.agreement import agreement
 from rekindle.train.build import make_run
 from rekindle.train.config import Resolved, resolve
 from rekindle.train.events import NoLog, read_events
-from rekindle.train.loop import Folder
+from rekindle.train.folder import Folder
 from rekindle.train.runfile import parse, to_toml
 from rekindle.train.settings import RunConfig
 from rekindle.train.start import Asked, prepare

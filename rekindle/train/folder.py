@@ -1,0 +1,42 @@
+"""The files of a run folder, and who hears a run's records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of a run folder."""
+
+    root: Path
+
+    @property
+    def events(self) -> Path:
+        """The single record of the run."""
+        return self.root / "events.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """What was sampled, a file a step."""
+        return self.root / "rollouts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.root / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        """The trained model."""
+        return self.root / "final"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "run.toml"

@@ -1,0 +1,91 @@
+"""Which checkpoints of a run there are, which of them is the newest whole one, and which of them stay."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rekindle.errors import InputError
+from rekindle.train import manifest
+from rekindle.train.durable import remove, write_text
+from rekindle.train.sections import Checkpoint
+
+BEST = "best.json"
+_NAME = re.compile(r"step-(\d+)(?:-update-(\d+))?")
+
+
+def name_of(step: int, update: int) -> str:
+    """The folder of a checkpoint behind `step` steps and `update` updates of the next one."""
+    return f"step-{step:06d}" + (f"-update-{update:02d}" if update else "")
+
+
+def stands_at(place: Path) -> tuple[int, int]:
+    """(steps, updates of the next one) that a checkpoint's name says it stands behind."""
+    found = _NAME.fullmatch(place.name)
+    return (int(found.group(1)), int(found.group(2) or 0)) if found else (-1, 0)
+
+
+def places(folder: Path) -> list[Path]:
+    """Every folder named as a checkpoint, oldest first, whole or not."""
+    found = [path for path in folder.glob("step-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(found, key=stands_at)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints in `folder`, oldest first. Their contents are not looked at."""
+    return [place for place in places(folder) if (place / manifest.NAME).is_file()]
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files are what its manifest says, and a sentence for each newer one that is not.
+
+    (None, []) where there is none at all; InputError where there are some and none is whole.
+    """
+    skipped: list[str] = []
+    for place in reversed(places(folder)):
+        wrong = manifest.damage(place)
+        if wrong is None:
+            return place, skipped
+        skipped.append(f"{place.name} is not whole: {wrong}")
+    if skipped:
+        raise InputError(
+            f"no checkpoint in {folder} is whole ({'; '.join(skipped)}): restore one, or remove that folder to start "
+            "afresh"
+        )
+    return None, []
+
+
+def prune(folder: Path, how: Checkpoint, best: Mapping[str, Any] | None) -> None:
+    """Remove all but the last `how.keep`, the best, and those of every `how.archive` steps."""
+    there = checkpoints(folder)
+    for place in there[: -how.keep]:
+        step, update = stands_at(place)
+        archived = bool(how.archive) and not update and step % how.archive == 0
+        if not archived and (best is None or step != best["step"] or update):
+            remove(place)
+
+
+def note_best(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Write `best.json` beside the checkpoints: step, metric and value of the best one."""
+    if best is not None:
+        write_text(folder / BEST, json.dumps(dict(best)) + "\n")
+
+
+def improved(memory: dict[str, Any], metric: str | None, step: int, values: Mapping[str, float]) -> bool:
+    """Whether an evaluation after `step` is better than all before; the run's memory knows the best, ties stay.
+
+    InputError where the evaluation has no such metric.
+    """
+    if metric is None:
+        return False
+    if metric not in values:
+        there = ", ".join(name for name in values if name.startswith(("pass@", "maj@", "avg@", "distinct")))
+        raise InputError(f"checkpoint.best={metric}, but an evaluation here has {there}: name one of these")
+    best = memory.get("best")
+    if best is not None and best["value"] >= values[metric]:
+        return False
+    memory["best"] = {"step": step, "metric": metric, "value": values[metric]}
+    return True
