@@ -6,16 +6,14 @@ whose row is not the stored one.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-STORED = Path(__file__).resolve().parent.parent.parent / "docs" / "reliability.json"
-AREAS = ("kills", "files", "processes", "signals", "numbers", "rewards", "collapse", "input", "time travel")
+from tests.faults.rows import AREAS, store, stored, tidy
+
 Fault = Callable[..., None]
 
 
@@ -31,23 +29,11 @@ def fault(request: pytest.FixtureRequest, tmp_path: Path) -> Fault:
         assert area in AREAS, f"no area '{area}': {AREAS}"
         test = request.node.nodeid.replace("\\", "/").removeprefix("tests/faults/")
         made = {"area": area, "what": what, "does": does, "said": tidy(said, tmp_path)}
-        rows = stored()
         if os.environ.get("REKINDLE_FAULTS") == "write":
-            STORED.write_text(json.dumps({**rows, test: made}, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            store(test, made)
             return
-        there = {key: value for key, value in rows.get(test, {}).items() if key != "said"}
+        there = {key: value for key, value in stored().get(test, {}).items() if key != "said"}
         wanted = {key: value for key, value in made.items() if key != "said"}
         assert there == wanted, f"docs/reliability.json has another row for {test}: run `make faults`"
 
     return row
-
-
-def stored() -> dict[str, dict[str, str]]:
-    """Test -> its row."""
-    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else {}
-
-
-def tidy(text: str, folder: Path) -> str:
-    """One line, without the folders of this machine."""
-    text = text.replace(str(folder), "DIR").replace(str(Path.home()), "~")
-    return " ".join(re.sub(r"/tmp/[\w.-]+", "/tmp/...", text).split())

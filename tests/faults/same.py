@@ -1,0 +1,50 @@
+"""What two finished runs differ in: weights, optimiser, events without times, rollouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from safetensors.torch import load_file
+
+from rekindle.core.ranks import Alone
+from rekindle.train.digests import differing, digests
+from rekindle.train.durable import GONE, OLD, PARTIAL
+from rekindle.train.events import read_events, timeless
+from rekindle.train.manifest import damage
+from rekindle.train.retention import checkpoints
+
+MARKS = ("resume", "stop")
+
+
+def differences(whole: Path, other: Path) -> list[str]:
+    """What of two run folders is not the same, in words; resume and stop events aside."""
+    found = [f"tensor {name}" for name in differing(tensors(whole), tensors(other))]
+    mine, theirs = events(whole), events(other)
+    found += [f"event {place}" for place in mine.keys() | theirs.keys() if mine.get(place) != theirs.get(place)]
+    names = [{path.name for path in (one / "rollouts").iterdir()} for one in (whole, other)]
+    found += [f"rollouts {name}" for name in names[0] ^ names[1]]
+    found += [f"rollouts {name}" for name in sorted(names[0] & names[1]) if not same_table(whole, other, name)]
+    found += [f"left over: {path}" for path in other.rglob(".*") if path.name.endswith((PARTIAL, OLD, GONE))]
+    return found + [
+        f"{place.name}: {wrong}" for place in checkpoints(other / "checkpoints") if (wrong := damage(place))
+    ]
+
+
+def tensors(out: Path) -> dict[str, str]:
+    """Digests of the final weights and of the last checkpoint's state."""
+    state = checkpoints(out / "checkpoints")[-1] / "state"
+    files = [out / "final" / "model.safetensors", *sorted(state.glob("*.safetensors"))]
+    return {f"{f.name}:{n}": d for f in files for n, d in digests(list(load_file(f).items()), Alone()).items()}
+
+
+def events(out: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """(step, kind) -> the last record of it, without times."""
+    records = timeless(read_events(out / "events.jsonl"))
+    return {(r["step"], r["kind"]): r for r in records if r["kind"] not in MARKS}
+
+
+def same_table(whole: Path, other: Path, name: str) -> bool:
+    """Whether a step's rollouts are equal."""
+    return pq.read_table(whole / "rollouts" / name).equals(pq.read_table(other / "rollouts" / name))
