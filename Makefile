@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Tests and short runs are many small tensors: a second thread only costs.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint test-fast test-heavy vllm-env vllm-python judge effects bench scaling studies results clean
+.PHONY: demo test lint test-fast test-heavy vllm-env vllm-python judge effects bench scaling studies results faults clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.base
@@ -25,7 +25,7 @@ test-fast: $(VENV)/.dev
 
 # What takes long here (Ray, processes that are killed, hundreds of hostile answers), then real TRL, verl, verifiers and
 # vLLM in environments outside the clone; those are skipped, loudly, where they cannot be built.
-HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli
+HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli tests/faults
 
 test-heavy: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m heavy $(HEAVY)
@@ -75,6 +75,14 @@ results: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/rekindle compare ttrl evol_rl ttrl_entropy grpo --seeds 3 --task reduce --out runs/compare-reduce
 	$(BIN)/python scripts/results.py runs/compare-reduce
 	$(BIN)/python scripts/pages.py
+
+# Every fault made to happen, 120 kills, 1,000 malformed inputs, ten minutes of fuzzing: docs/reliability.md. Half an hour.
+faults: $(VENV)/.dev
+	rm -f docs/reliability.json
+	$(ONE_THREAD) $(BIN)/python -m tests.faults.kill --kills 120 --store
+	$(ONE_THREAD) $(BIN)/python -m tests.faults.kill_ranks --kills 12 --store
+	REKINDLE_FAULTS=write $(ONE_THREAD) $(BIN)/python -m pytest -q -m "heavy or not heavy" tests/faults
+	$(BIN)/python scripts/reliability.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist

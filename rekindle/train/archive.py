@@ -52,7 +52,7 @@ def write_rollouts(folder: Path, step: int, seen: list[tuple[Rollouts, Verdicts]
         found = [value for part in parts for value in part.get(name, [None] * len(part["id"]))]
         columns[name] = tidy(found) if name.startswith(LOGGED) else found
     place = folder / f"step-{step:06d}.parquet"
-    partial = place.with_suffix(".partial")
+    partial = place.with_name(f".{place.name}.partial")
     text = ("id", "prompt", "response", "answer", "label", "finish")
     table = pa.table({n: pa.array(v, pa.string()) if n in text else pa.array(v) for n, v in columns.items()})
     pq.write_table(table, partial)

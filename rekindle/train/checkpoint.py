@@ -46,7 +46,7 @@ def save_checkpoint(run: Run, folder: Path, opened: Opened | None = None) -> Pat
     opened: the step that has begun, where it stands between two updates. All ranks call it, for weights may lie in
     shares; the first writes what one rank would have written.
     """
-    place = folder / name_of(run.step_index, 0 if opened is None else opened.done)
+    place = folder / name_of(run.step_index, None if opened is None else opened.done)
     leads = run.ranks.index == 0
     if run.copy is not None:
         run.copy.refresh()

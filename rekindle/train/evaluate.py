@@ -83,6 +83,11 @@ def evaluate(
     )
 
 
+def quick_ks(samples: int) -> list[int]:
+    """The k of pass@k and maj@k that a run measures while it trains."""
+    return [k for k in (1, 4, 16) if k <= samples]
+
+
 def blocks_at_once(run: Any) -> int:
     """How many blocks of prompts all ranks, or all actors, of a run have work with."""
     config = run.resolved.config

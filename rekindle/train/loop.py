@@ -14,7 +14,7 @@ from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import save_model
 from rekindle.train.digests import digests
 from rekindle.train.durable import partial_of, publish
-from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, spread
+from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, quick_ks, spread
 from rekindle.train.events import Log
 from rekindle.train.finals import leave_merged
 from rekindle.train.folder import Folder, Listener
@@ -130,10 +130,9 @@ def quick_evaluation(run: Run) -> dict[str, float]:
     config = run.resolved.config
     examples = spread(run.task.split(evaluated_split(run.task)), config.evaluate.prompts)
     n = config.evaluate.samples
-    ks = [k for k in (1, 4, 16) if k <= n]
     settings = evaluation_sampling(run.resolved)
     run.fresh()
-    how = {"samples": n, "ks": ks, "seed": config.seed, "at_once": blocks_at_once(run)}
+    how = {"samples": n, "ks": quick_ks(n), "seed": config.seed, "at_once": blocks_at_once(run)}
     found = evaluate(evaluated_by(run), run.verifier, examples, settings, **how)
     return dict(found.mean)
 

@@ -23,6 +23,7 @@ from rekindle.train.config import Resolved
 from rekindle.train.fleets import check_fleet
 from rekindle.train.opened import trains_adapter
 from rekindle.train.ranks import ONE_RANK
+from rekindle.train.retention import check_best
 from rekindle.train.ruled import check_ruled
 from rekindle.train.searches import check_search
 from rekindle.train.settings import RunConfig, WholePrompts, parts, written_draws
@@ -36,6 +37,7 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
     here: the run is one of this machine; else what its hardware must have is not looked at.
     """
     config = resolved.config
+    check_best(config)
     check_ruled(config, resolved.record)
     check_fleet(config, resolved.record)
     check_teacher(config, resolved.record.passes())

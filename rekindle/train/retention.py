@@ -11,21 +11,23 @@ from typing import Any
 from rekindle.errors import InputError
 from rekindle.train import manifest
 from rekindle.train.durable import remove, write_text
+from rekindle.train.evaluate import quick_ks
 from rekindle.train.sections import Checkpoint
+from rekindle.train.settings import RunConfig
 
 BEST = "best.json"
 _NAME = re.compile(r"step-(\d+)(?:-update-(\d+))?")
 
 
-def name_of(step: int, update: int) -> str:
-    """The folder of a checkpoint behind `step` steps and `update` updates of the next one."""
-    return f"step-{step:06d}" + (f"-update-{update:02d}" if update else "")
+def name_of(step: int, update: int | None) -> str:
+    """The folder of a checkpoint behind `step` steps, and `update` updates of the next one, where that has begun."""
+    return f"step-{step:06d}" + (f"-update-{update:02d}" if update is not None else "")
 
 
 def stands_at(place: Path) -> tuple[int, int]:
-    """(steps, updates of the next one) that a checkpoint's name says it stands behind."""
+    """(steps, updates of the next one) that a checkpoint's name says it stands behind; -1: the next has not begun."""
     found = _NAME.fullmatch(place.name)
-    return (int(found.group(1)), int(found.group(2) or 0)) if found else (-1, 0)
+    return (int(found.group(1)), -1 if found.group(2) is None else int(found.group(2))) if found else (-1, -1)
 
 
 def places(folder: Path) -> list[Path]:
@@ -63,8 +65,8 @@ def prune(folder: Path, how: Checkpoint, best: Mapping[str, Any] | None) -> None
     there = checkpoints(folder)
     for place in there[: -how.keep]:
         step, update = stands_at(place)
-        archived = bool(how.archive) and not update and step % how.archive == 0
-        if not archived and (best is None or step != best["step"] or update):
+        archived = bool(how.archive) and step % how.archive == 0
+        if update >= 0 or not (archived or (best is not None and step == best["step"])):
             remove(place)
 
 
@@ -74,16 +76,30 @@ def note_best(folder: Path, best: Mapping[str, Any] | None) -> None:
         write_text(folder / BEST, json.dumps(dict(best)) + "\n")
 
 
+def check_best(config: RunConfig) -> None:
+    """InputError where `checkpoint.best` names what no evaluation of the run measures."""
+    metric, samples = config.checkpoint.best, config.evaluate.samples
+    if metric is None:
+        return
+    if not config.evaluate.every:
+        raise InputError(f"checkpoint.best={metric} takes evaluations to choose by: set evaluate.every, or drop it")
+    ks = quick_ks(samples)
+    there = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in ks if k > 1), f"avg@{samples}", "distinct"]
+    if metric not in there:
+        raise InputError(f"checkpoint.best={metric} is not among the metrics of evaluations: {', '.join(there)}")
+
+
 def improved(memory: dict[str, Any], metric: str | None, step: int, values: Mapping[str, float]) -> bool:
     """Whether an evaluation after `step` is better than all before; the run's memory knows the best, ties stay.
 
-    InputError where the evaluation has no such metric.
+    InputError where the task has no such metric.
     """
     if metric is None:
         return False
     if metric not in values:
-        there = ", ".join(name for name in values if name.startswith(("pass@", "maj@", "avg@", "distinct")))
-        raise InputError(f"checkpoint.best={metric}, but an evaluation here has {there}: name one of these")
+        raise InputError(
+            f"checkpoint.best={metric}, which evaluations on this task do not have: drop it, or name pass@k"
+        )
     best = memory.get("best")
     if best is not None and best["value"] >= values[metric]:
         return False

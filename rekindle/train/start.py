@@ -152,8 +152,7 @@ def opened(
     folder: Folder, resolved: Resolved, resume: bool, heard: Listener, open_now: ExitStack
 ) -> tuple[Path | None, bool, list[str]]:
     """Take hold of the run folder: (the checkpoint to go on from, whether the run is finished, what is passed over)."""
-    if folder.root.exists() and not folder.root.is_dir():
-        raise InputError(f"{folder.root} is a file: give an --out that is a new or empty folder")
+    refuse_file(folder.root)
     open_now.enter_context(lock.locked(folder.root, lambda text: heard({"kind": "note", "step": 0, "text": text})))
     start, skipped = claim(folder, resolved, resume)
     return start, resume and folder.final.exists(), skipped
@@ -175,6 +174,16 @@ def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitS
             sink.write(record)
 
     return log, tell
+
+
+def refuse_file(root: Path) -> None:
+    """InputError where the run folder is a file, or lies where this user may not look."""
+    try:
+        there = root.exists() and not root.is_dir()
+    except OSError as error:
+        raise InputError(f"cannot look at {root} ({error.strerror}): give an --out that you can write to") from error
+    if there:
+        raise InputError(f"{root} is a file: give an --out that is a new or empty folder")
 
 
 def begin(

@@ -41,15 +41,16 @@ def stop(
     saved: bool = False,
 ) -> NoReturn:
     """Save, where that is not done, and end the run as a signal asked for. opened: the step that it stands in."""
-    inside = "" if opened is None else f" and {opened.done} updates of the next"
+    inside = "" if opened is None else f", the rollouts of the next and {opened.done} of its updates"
     if folder is None:
-        raise stopped(number, f"after {run.step_index} steps{inside}; it has no folder, so nothing is saved")
+        raise stopped(number, f"behind step {run.step_index}{inside}; it has no folder, so nothing is saved")
     heard(log.write("stop", run.step_index, {"signal": number.name, "updates": 0 if opened is None else opened.done}))
     if not saved:
         save_together(run, folder, log, opened)
     raise stopped(
         number,
-        f"{run.step_index} steps{inside} are saved in {folder.checkpoints}; the same command with --resume goes on",
+        f"all up to step {run.step_index}{inside} is saved in {folder.checkpoints}; "
+        "the same command with --resume goes on",
     )
 
 

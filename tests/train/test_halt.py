@@ -89,9 +89,7 @@ def test_a_run_stopped_inside_a_step_goes_on_bit_for_bit(
 
 def test_a_stop_at_the_end_of_a_step_saves_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signalled(monkeypatch, 4, signal.SIGINT)
-    with pytest.raises(
-        StoppedByHand, match=r"stopped by SIGINT: 1 steps are saved in .*the same command with --resume"
-    ):
+    with pytest.raises(StoppedByHand, match=r"stopped by SIGINT: all up to step 1 is saved in .*with --resume"):
         run(tmp_path / "run")
     assert [place.name for place in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000001"]
     told = [r for r in raw_events(tmp_path / "run" / "events.jsonl") if r["kind"] == "stop"]

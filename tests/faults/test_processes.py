@@ -1,0 +1,136 @@
+"""Processes that die, folders that two of them want, signals, and clocks that jump."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from rekindle.train import events as events_module
+from rekindle.train.retention import checkpoints
+from tests.faults.conftest import Fault
+from tests.faults.kill_ranks import ranks_of
+from tests.faults.runs import ENVIRONMENT, STEPS, command, gone_on, marks, whole, words
+from tests.faults.same import differences
+
+SLOW = {"rollout.prompts": 16, "descent.minibatches": 4}
+"""So many updates that a signal comes into one."""
+RANKS = {"ranks": 2, "rollout.block": 2, "descent.micro_batch": 8}
+
+
+def started(out: Path, options: dict[str, int]) -> subprocess.Popen[str]:
+    """The command line, in a process that goes on."""
+    line = words("--out", str(out), options={"steps": STEPS, **options})
+    return subprocess.Popen(line, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def until(out: Path, process: subprocess.Popen[str], step: int, seconds: float = 120) -> None:
+    """Wait for the checkpoint of a step."""
+    last = time.monotonic() + seconds
+    while not (out / "checkpoints" / f"step-{step:06d}").is_dir():
+        assert process.poll() is None and time.monotonic() < last, process.stderr
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole(tmp_path_factory.mktemp("whole") / "run", options=SLOW)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.heavy)]
+)
+def test_one_signal_saves_and_ends(
+    number: signal.Signals, code: int, complete: Path, tmp_path: Path, fault: Fault
+) -> None:
+    out = tmp_path / "run"
+    process = started(out, SLOW)
+    until(out, process, 1)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == code and "Traceback" not in said
+    assert "saving after this update" in said and "with --resume goes on" in said and number.name in said
+    assert [record["signal"] for record in marks(out, "stop")] == [number.name]
+    gone_on(out, options=SLOW)
+    assert differences(complete, out) == []
+    does = f"the update is finished, the run saved, inside its step if need be (exit code {code}); resumes bit for bit"
+    fault("signals", f"{number.name} while a run trains", does, said.splitlines()[-1])
+
+
+def test_the_second_signal_ends_at_once(complete: Path, tmp_path: Path, fault: Fault) -> None:
+    out = tmp_path / "run"
+    process = started(out, SLOW)
+    until(out, process, 1)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGTERM, 143), "143: the first one was done already"
+    gone_on(out, options=SLOW)
+    assert differences(complete, out) == []
+    fault(
+        "signals", "a second SIGTERM right after the first", "the process ends at once; --resume ends as the whole run"
+    )
+
+
+def test_a_folder_belongs_to_one_process(tmp_path: Path, fault: Fault) -> None:
+    out = tmp_path / "run"
+    first = started(out, SLOW)
+    until(out, first, 1)
+    os.kill(first.pid, signal.SIGSTOP)  # it holds the folder for as long as this test takes
+    second = command("--out", str(out), "--resume", options=SLOW)
+    os.kill(first.pid, signal.SIGCONT)
+    assert second.returncode == 2 and f"in use by process {first.pid}" in second.stderr
+    first.kill()
+    first.communicate()
+    third = command("--out", str(out), "--resume", options=SLOW)
+    assert third.returncode == 0, "the system freed it"
+    does = "the second is refused (exit code 2); once the first is gone, be it by SIGKILL, the folder is free"
+    fault("processes", "two processes want one run folder", does, second.stderr)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    reference, rng = whole(tmp_path / "whole"), random.Random(0)
+    monkeypatch.setattr(events_module.time, "time", lambda: rng.choice([0.0, 1e9, -5e5, 4e9]) + rng.random())
+    assert differences(reference, whole(tmp_path / "run")) == []
+    seconds = [record["time"]["seconds"] for record in marks(tmp_path / "run", "step")]
+    assert all(0 < value < 60 for value in seconds), "durations come from a clock that only runs forward"
+    does = "weights and events are the same; only the note of the hour is wrong, durations are right"
+    fault("signals", "the wall clock jumps by years between any two events", does)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_saves_all_ranks(number: signal.Signals, tmp_path: Path, fault: Fault) -> None:
+    out, reference = tmp_path / "run", tmp_path / "whole"
+    assert command("--out", str(reference), options=RANKS).returncode == 0
+    process = started(out, RANKS)
+    until(out, process, 1)
+    process.send_signal(number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + number and f"stopped by {number.name}" in said and "Traceback" not in said
+    assert checkpoints(out / "checkpoints")
+    assert command("--out", str(out), "--resume", options=RANKS).returncode == 0
+    assert differences(reference, out) == []
+    does = "both ranks stop at the same update and save; --resume ends bit for bit"
+    fault("signals", f"{number.name} to a run of two ranks", does, said.splitlines()[-1])
+
+
+@pytest.mark.heavy
+def test_a_dead_rank_ends_the_run_in_a_sentence(tmp_path: Path, fault: Fault) -> None:
+    out, reference = tmp_path / "run", tmp_path / "whole"
+    assert command("--out", str(reference), options=RANKS).returncode == 0
+    process = started(out, RANKS)
+    until(out, process, 1)
+    os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 4 and "rank 1 was killed (SIGKILL)" in said
+    assert command("--out", str(out), "--resume", options=RANKS).returncode == 0
+    assert differences(reference, out) == []
+    does = "the other rank is stopped, exit code 4 with the rank's name; --resume ends bit for bit"
+    fault("processes", "one of two ranks is killed", does, said.splitlines()[-1])
