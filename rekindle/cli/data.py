@@ -28,6 +28,7 @@ Answer = Annotated[str | None, typer.Option("--answer", help="data_answer", meta
 Reward = Annotated[
     list[str] | None, typer.Option(help="a reward that judges instead, repeatable", metavar="FILE.py:function[=weight]")
 ]
+Unsafe = Annotated[bool, typer.Option("--unsafe-sandbox", help="as a run is told")]
 Json = Annotated[bool, typer.Option("--json", help="print {facts, warnings, refusals}")]
 
 
@@ -44,6 +45,7 @@ def check(
     model: Model = None,
     max_tokens: MaxTokens = None,
     grade: Grade = None,
+    unsafe_sandbox: Unsafe = False,
     reward: Reward = None,
     layout: LayoutName = "auto",
     config: Config = None,
@@ -79,7 +81,7 @@ def check(
             config=config,
             split=split,
         )
-        report = check_data(str(data), heldout, reading, model, max_tokens, reward or ())
+        report = check_data(str(data), heldout, reading, model, max_tokens, reward or (), unsafe=unsafe_sandbox)
     tell(report, json=json)
 
 

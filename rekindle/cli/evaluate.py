@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rekindle.cli.common import print_json, print_table
+from rekindle.cli.common import print_json, print_table, say
 from rekindle.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float64")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="longest response (default: the task's, or 256)")]
 Grade = Annotated[str | None, typer.Option(help="exact, math, choice, json or code (default: as the data's layout)")]
 Extract = Annotated[str | None, typer.Option(help="boxed, hash, last_number, choice, whole or any")]
+Sandbox = Annotated[str | None, typer.Option(help="runs programs elsewhere", metavar="FILE.py:function")]
+Unsafe = Annotated[bool, typer.Option("--unsafe-sandbox", help="--grade code even where a program could read files")]
 Json = Annotated[bool, typer.Option("--json", help="print {METRIC: number}")]
 
 
@@ -45,6 +47,8 @@ def evaluate(
     max_tokens: MaxTokens = None,
     grade: Grade = None,
     extract: Extract = None,
+    sandbox: Sandbox = None,
+    unsafe_sandbox: Unsafe = False,
     json: Json = False,
 ) -> None:
     """Measure a model at temperature 1 and top-p 1: pass@k, maj@k, entropy, distinct derivations."""
@@ -60,6 +64,7 @@ def evaluate(
         place=(device, dtype),
         max_tokens=max_tokens,
         grading=(grade, extract),
+        programs=(sandbox, unsafe_sandbox),
     )
     if json:
         print_json(dict(found.mean))
@@ -93,11 +98,14 @@ def measure(
     place: tuple[str, str],
     max_tokens: int | None,
     grading: tuple[str | None, str | None] = (None, None),
+    programs: tuple[str | None, bool] = (None, False),
 ) -> Evaluation:
     """The evaluation of the model `spec` on the (task, data) `source` and the (device, dtype) `place`.
 
-    grading: (how answers are compared, where they stand), None as the data's layout says.
+    grading: (how answers are compared, where they stand), None as the data's layout says. programs: (the sandbox that
+    runs them, whether an unsafe one is allowed).
     """
+    from rekindle.tokens.grading.programs import Programs
     from rekindle.train.graded import profile_grading
     from rekindle.train.measure import Measure, evaluate_model, load_source, task_sampling
     from rekindle.train.refusals import evaluated_split
@@ -111,9 +119,11 @@ def measure(
         seed=seed,
         device=place[0],
         dtype=place[1],
-        grading=profile_grading(task, *grading),
+        grading=profile_grading(task, *grading, Programs(programs[0] or "", programs[1])),
         option="--max-tokens",
     )
+    if programs[1]:
+        say("note: PROGRAMS OF THE MODEL MAY RUN UNSAFELY (--unsafe-sandbox): rekindle doctor says what they reach")
     with counting() as progress:
         return evaluate_model(spec, task, (name,), task_sampling(task, max_tokens), how, progress)[name]
 

@@ -36,6 +36,7 @@ LoraRank = Annotated[int | None, typer.Option("--lora", help="train low-rank ada
 RankCount = Annotated[int | None, typer.Option("--ranks", help="processes that share every step")]
 Shard = Annotated[str | None, typer.Option(help="none (DDP, default) or full (FSDP2)")]
 Grade = Annotated[str | None, typer.Option("--grade", help="exact (default), math, choice, json or code")]
+Unsafe = Annotated[bool, typer.Option("--unsafe-sandbox", help="--grade code even where a program could read files")]
 Seed = Annotated[int | None, typer.Option(help="seed of prompts and samples (default 0)")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float64")]
@@ -69,6 +70,7 @@ def train(
     ranks: RankCount = None,
     shard: Shard = None,
     grade: Grade = None,
+    unsafe_sandbox: Unsafe = False,
     device: Device = None,
     dtype: Dtype = None,
     config: Config = None,
@@ -103,6 +105,7 @@ def train(
         "ranks": ranks,
         "shard": shard,
         "grading.by": grade,
+        "grading.unsafe_sandbox": unsafe_sandbox or None,
         "device": device,
         "dtype": dtype,
         "out": out,

@@ -113,7 +113,8 @@ def make_verifier(config: RunConfig, task: Task, ranks: Ranks) -> Verifier:
     if grader is None:
         return Verifier(task, rewards, ranks=ranks)
     failures = refuse_unsound(grader, list(looked_at(task.split("train"))), ranks) if rewards is None else []
-    return Verifier(task, rewards, grader, ranks, notes=(told(failures, grader),) if failures else ())
+    notes = (grader.warning, told(failures, grader) if failures else "")
+    return Verifier(task, rewards, grader, ranks, notes=tuple(filter(None, notes)))
 
 
 def make_ahead(resolved: Resolved, sampler: Sampler) -> Window | None:

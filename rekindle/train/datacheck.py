@@ -22,7 +22,16 @@ from rekindle.tokens.tasks.lazy import FIRST
 from rekindle.tokens.tasks.rows import EXTENSIONS
 from rekindle.tokens.tasks.sources import Source, open_rows
 from rekindle.tokens.tasks.survey import Read, Survey, overlap, read_each, survey
-from rekindle.train.datareport import UNSTATED, DataReport, describe, gold, no_room, references, tell_of
+from rekindle.train.datareport import (
+    UNSTATED,
+    DataReport,
+    describe,
+    gold,
+    no_room,
+    references,
+    refuse_unsafe,
+    tell_of,
+)
 from rekindle.train.footprint import place
 from rekindle.train.lengths import tokenizer_source
 from rekindle.train.measure import model_folder
@@ -73,10 +82,12 @@ def check_data(
     model: str | None = None,
     max_tokens: int | None = None,
     reward: Sequence[str] = (),
+    unsafe: bool = False,
 ) -> DataReport:
     """The report on a data set and, where it is named, on the one to evaluate on. Each is read once, row by row.
 
     reward: the functions that judge instead of a grading; what they are called with is tried, they are not called.
+    unsafe: as the option grading.unsafe_sandbox.
     """
     report, most = DataReport(), max_tokens or PROFILE["rollout.max_tokens"]
     judged = _Judged(load_rewards(reward)) if reward else None
@@ -96,6 +107,7 @@ def check_data(
     report.facts["grading"] = by if judged is None else "rewards"
     if judged is None:
         references(report, found, by, rule)
+        _told(report, lambda: refuse_unsafe(by, unsafe))
     else:
         judged.tell(report)
     if heldout is not None and held is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rekindle.tokens.grading.base import Grade
-from rekindle.tokens.grading.grader import Grader
+from rekindle.tokens.grading.grader import KINDS, Grader
+from rekindle.tokens.grading.programs import Programs
 from rekindle.tokens.grading.selfcheck import TOLERATED
 from rekindle.tokens.tasks.survey import Finding, Survey
 
@@ -121,6 +122,16 @@ def references(report: DataReport, found: Survey, by: str, rule: str, held: str 
     finally:
         grader.close()
     gold(report, ((place, answer, grades[answer]) for place, answer in found.references), by, held)
+
+
+def refuse_unsafe(by: str, unsafe: bool) -> None:
+    """InputError where a run that grades `by` would be refused here, for what its programs could reach."""
+    if KINDS[by].timed:
+        grader = Grader(by, "boxed", workers=1, programs=Programs(unsafe=unsafe))
+        try:
+            grader.refuse_unsafe()
+        finally:
+            grader.close()
 
 
 def gold(report: DataReport, graded: Iterable[tuple[str, str, Grade]], by: str, held: str = "") -> None:

@@ -109,7 +109,8 @@ class Grading:
     by: "exact" by value of numbers and by text, "math" by math-verify where the exact way says no, "choice" by letter,
     "json" against the row's schema, "code" by the row's tests. extract: where the answer stands; the last of its kind
     counts. deadline: seconds a sample, after which its worker is killed and the sample fails. workers: processes.
-    cache: grades remembered.
+    cache: grades remembered. sandbox: FILE.py:function or module:function that runs the programs of "code" elsewhere;
+    unsafe_sandbox: run them here even where they can read the user's files or reach the network.
     """
 
     by: Literal["exact", "math", "choice", "json", "code"] = "exact"
@@ -117,6 +118,8 @@ class Grading:
     deadline: Annotated[float, Field(gt=0)] = 10.0
     workers: Whole = 2
     cache: Count = 100_000
+    sandbox: str | None = None
+    unsafe_sandbox: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

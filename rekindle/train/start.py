@@ -229,6 +229,7 @@ def inputs(resolved: Resolved) -> dict[str, str]:
     """File -> sha256 of what the run reads besides its model: data (of a hub id its commit), methods, rewards."""
     config = resolved.config
     own = [config.method.rpartition(":")[0]] if ":" in config.method else []
+    own += reward_files([config.grading.sandbox]) if config.grading.sandbox else []
     files = [file for file in (config.only, config.chat_template, *own, *reward_files(config.reward)) if file]
     return data_inputs(config) | {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
 

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rekindle.tokens.grading.asserts import Test, decoded, holds
+from rekindle.tokens.grading.barriers import isolation, lacking, sentence
 from rekindle.tokens.grading.cases import read_tests
-from rekindle.tokens.grading.sandbox import Ran, isolation, run
+from rekindle.tokens.grading.elsewhere import run_elsewhere
+from rekindle.tokens.grading.sandbox import Ran, run
 
 TEST_SECONDS = 5.0
 """Wall time of one test at most."""
 STARTS = 10
 """Programs that a worker starts in a second, about: each test, and each call of an assertion, starts one."""
+Runs = Callable[[str, str | None, str, float], Ran]
+"""What runs a program: (source, call, stdin, seconds) -> how it ended."""
 
 
-def passes(tests_text: str, source: str, seconds: float) -> dict[str, Any]:
+def passes(tests_text: str, source: str, seconds: float, sandbox: str = "", unsafe: bool = False) -> dict[str, Any]:
     """{"success", "share", "tests", "why"}; success None where the tests cannot be used. seconds: for all tests.
 
     Every test has a process of its own. The first that runs out of time ends it: those not run count as failed.
+    sandbox: where programs run, "" here; unsafe: here though files or the network are not cut off.
     """
     try:
         tests = _usable(tests_text, seconds)
     except ValueError as error:
         return {"success": None, "why": str(error)}
-    if not shut_off()["pid"]:
-        raise RuntimeError("this machine gives no namespace of processes: programs are not run")
+    runs = runner(sandbox, unsafe)
     end = time.monotonic() + seconds
     faults: list[str] = []
     for done, test in enumerate(tests):
-        fault = judge(test, source, min(TEST_SECONDS, end - time.monotonic()))
+        fault = judge(test, source, min(TEST_SECONDS, end - time.monotonic()), runs)
         if fault == "timeout":
             faults += [fault] * (len(tests) - done)
             break
@@ -61,25 +67,35 @@ def _usable(tests_text: str, seconds: float) -> list[Test]:
     return tests
 
 
+def runner(sandbox: str, unsafe: bool) -> Runs:
+    """What runs programs; RuntimeError, with the remedy, where they would not be cut off from what they must be."""
+    if sandbox:
+        return partial(run_elsewhere, sandbox)
+    missing = lacking(isolation(), unsafe)
+    if missing:
+        raise RuntimeError(sentence(missing))
+    return partial(run, needed=("pid",)) if unsafe else run
+
+
 def ready() -> None:
     """Find out what this machine can cut programs off from, once for a worker."""
     isolation()
 
 
 def shut_off() -> dict[str, bool]:
-    """What programs are cut off from on this machine; without a namespace of processes ("pid") none is run."""
+    """What programs are cut off from on this machine, by the keys of `barriers.BARRIERS`."""
     return isolation()
 
 
-def judge(test: Test, source: str, seconds: float) -> str:
+def judge(test: Test, source: str, seconds: float, runs: Runs = run) -> str:
     """Why a program fails a test; "" where it passes, "timeout" where it ran out of time."""
     end = time.monotonic() + seconds
     if test.output is not None:
-        ran = run(source, None, test.stdin, max(end - time.monotonic(), 0))
+        ran = runs(source, None, test.stdin, max(end - time.monotonic(), 0))
         return _unfinished(ran) or ("" if lines(ran.output) == lines(test.output) else "another output")
     answers = []
     for call in test.calls:
-        ran = run(source, call, "", max(end - time.monotonic(), 0))
+        ran = runs(source, call, "", max(end - time.monotonic(), 0))
         if ran.status != "ok" or not ran.answered:
             return _unfinished(ran) or "no value came back"
         try:
@@ -91,6 +107,7 @@ def judge(test: Test, source: str, seconds: float) -> str:
 
 def _unfinished(ran: Ran) -> str:
     why = {"ok": "", "failed": "the program failed", "output": "too much output", "processes": "too many processes"}
+    why |= {"memory": "too much memory"}
     return why.get(ran.status, ran.status)
 
 

@@ -15,10 +15,12 @@ from rekindle.core.ranks import Alone, Ranks
 from rekindle.errors import InputError
 from rekindle.tokens.grading import numbers
 from rekindle.tokens.grading.base import Grade
+from rekindle.tokens.grading.elsewhere import load_sandbox
 from rekindle.tokens.grading.equal_json import canonical
 from rekindle.tokens.grading.extract import Found, extract, letter
 from rekindle.tokens.grading.memory import Memory
 from rekindle.tokens.grading.pool import Outcome, Pool
+from rekindle.tokens.grading.programs import OWN, Programs, allowed
 from rekindle.tokens.rollouts import Example
 
 GRACE = 0.5
@@ -58,8 +60,18 @@ R = TypeVar("R")
 class Grader:
     """Finds answers by `rule` and compares them by `by`. Callable from any thread; `close` ends its workers."""
 
-    def __init__(self, by: str, rule: str, deadline: float = 10.0, workers: int = 2, cache: int = 100_000) -> None:
-        self.by, self.kind = by, KINDS[by]
+    def __init__(
+        self,
+        by: str,
+        rule: str,
+        deadline: float = 10.0,
+        workers: int = 2,
+        cache: int = 100_000,
+        programs: Programs = OWN,
+    ) -> None:
+        self.by, self.kind, self.programs = by, KINDS[by], programs
+        if programs != OWN and not self.kind.timed:
+            raise InputError(f"grading.sandbox and grading.unsafe_sandbox are for programs, not for '{by}': drop them")
         if self.kind.rule and rule not in ("boxed", "whole"):
             raise InputError(
                 f"grading.extract={rule} does not go with grading.by={by}, which has its own rule: drop it"
@@ -72,7 +84,9 @@ class Grader:
         self.rule = self.kind.rule or rule
         self.deadline = deadline
         self.memory = Memory(cache)
-        self.pool = Pool(workers, deadline, prepare=f"{self.kind.module}:ready" if self.kind.module else "")
+        self.warning = ""
+        ready = self.kind.module and not programs.sandbox
+        self.pool = Pool(workers, deadline, prepare=f"{self.kind.module}:ready" if ready else "")
         self._sound: dict[str, bool] = {}
         self._refused: set[str] = set()
 
@@ -128,7 +142,8 @@ class Grader:
 
     def ask(self, pairs: Sequence[Pair]) -> list[Grade]:
         """The grades of pairs by the workers, this process alone. A call whose worker died is made once more."""
-        calls = [(reference, answer, *((self.deadline,) if self.kind.timed else ())) for answer, reference in pairs]
+        more = (self.deadline, self.programs.sandbox, self.programs.unsafe) if self.kind.timed else ()
+        calls = [(reference, answer, *more) for answer, reference in pairs]
         outcomes = self._map(self.kind.function, calls)
         again = [i for i, outcome in enumerate(outcomes) if outcome.status == "died"]
         for i, outcome in zip(again, self._map(self.kind.function, [calls[i] for i in again]), strict=True):
@@ -155,15 +170,21 @@ class Grader:
         return [self._checked(ref, outcome) for ref, outcome in zip(references, outcomes, strict=True)]
 
     def refuse_unsafe(self) -> None:
-        """InputError where programs would have to run among the processes of the user."""
-        outcomes = self._map("shut_off", [()]) if self.kind.timed else []
-        if any(outcome.status != "ok" or not outcome.value["pid"] for outcome in outcomes):
+        """InputError, and the end of the workers, where programs would not be cut off from what they must be.
+
+        `warning` says then what they are not cut off from, where the options allow that.
+        """
+        if not self.kind.timed:
+            return
+        if self.programs.sandbox:
+            load_sandbox(self.programs.sandbox)
+            return
+        (outcome,) = self._map("shut_off", [()])
+        try:
+            self.warning = allowed(self.programs, self.by, outcome.value if outcome.status == "ok" else {})
+        except InputError:
             self.close()
-            raise InputError(
-                f"grading.by={self.by} runs programs in namespaces of their own, which this machine does not give: "
-                "allow unshare (user namespaces, or a container with SYS_ADMIN and an interpreter that all users may "
-                "read), or choose another grading.by"
-            )
+            raise
 
     def close(self) -> None:
         """End the workers."""

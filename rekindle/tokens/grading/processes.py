@@ -105,6 +105,15 @@ def reap() -> None:
         pass
 
 
+def held(pid: int) -> int:
+    """Bytes of memory that a process holds, shared pages included; 0 where it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat from the state on; a name may hold spaces and brackets."""
     try:

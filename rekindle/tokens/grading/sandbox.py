@@ -18,29 +18,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rekindle.tokens.grading.processes import descendants, dies_with_parent, end_below, reap, send_group
+from rekindle.tokens.grading.processes import descendants, dies_with_parent, end_below, held, reap, send_group
 
 MEMORY = 512 << 20
-"""Bytes of address space of a program."""
+"""Bytes of address space of a process of a program."""
+ALL_MEMORY = 2 * MEMORY
+"""Bytes of memory that the processes of a program may hold together; where it is more, all are killed."""
 OUTPUT = 64 << 10
 """Bytes that a program may write; one that writes more has failed."""
 PROCESSES = 32
 """Processes and threads of a program; where there are more, all are killed."""
 _FILE = 16 << 20
 _LOOK = 0.05
-_CANDIDATE = str(Path(__file__).with_name("candidate.py"))
+_CANDIDATE = str(Path(__file__).with_name("candidate"))
+_PYTHON = os.path.realpath(vars(sys).get("_base_executable") or sys.executable)
+"""The interpreter itself, whatever environment it was started from: its packages are nothing to a program."""
+NEEDED = ("pid", "files", "net")
+"""The barriers without which no program is run."""
 
 
 @dataclass(frozen=True)
 class Ran:
     """How a program ended. output: of a script; value: of a call, as `candidate.encoded` writes it, None if none came.
 
-    status: "ok" (exit code 0), "failed", "timeout", "output" (too much of it), "processes" (too many).
+    status: "ok" (exit code 0), "failed", "timeout", "output" (too much of it), "processes" (too many), "memory".
     """
 
     status: str
@@ -49,10 +55,14 @@ class Ran:
     answered: bool = False
 
 
-def run(source: str | None, call: str | None, stdin: str, seconds: float) -> Ran:
-    """Run a program as a script with `stdin`, or load it and make `call`. Nothing of it is left afterwards."""
+def run(source: str | None, call: str | None, stdin: str, seconds: float, needed: Sequence[str] = NEEDED) -> Ran:
+    """Run a program as a script with `stdin`, or load it and make `call`. Nothing of it is left afterwards.
+
+    needed: barriers (`barriers.BARRIERS`); where one of them is not there, the program has failed without being run.
+    source None: nothing is run, and the value is which barriers there are.
+    """
     nonce = secrets.token_hex(16)
-    job = {"source": source, "call": call, "nonce": nonce, "limits": _limits(seconds)}
+    job = {"source": source, "call": call, "nonce": nonce, "limits": _limits(seconds), "needed": list(needed)}
     with tempfile.TemporaryDirectory(prefix="grading-") as folder, contextlib.ExitStack() as stack:
         job_fd = _memory_file(stack, json.dumps(job))
         input_fd = _memory_file(stack, stdin)
@@ -60,7 +70,7 @@ def run(source: str | None, call: str | None, stdin: str, seconds: float) -> Ran
         stack.callback(os.close, results)
         worker = os.getpid()
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _CANDIDATE, str(job_fd), str(answer_fd), str(worker)],
+            [_PYTHON, "-I", "-S", _CANDIDATE, str(job_fd), str(answer_fd), str(worker)],
             stdin=input_fd,
             stdout=subprocess.PIPE if call is None else subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -129,7 +139,10 @@ def _gone_too_far(process: subprocess.Popen[bytes], size: int, end: float) -> st
         return "output"
     if time.monotonic() > end:
         return "timeout"
-    return "processes" if len(descendants(os.getpid())) > PROCESSES + 1 else ""
+    below = descendants(os.getpid())
+    if len(below) > PROCESSES + 1:
+        return "processes"
+    return "memory" if sum(map(held, below)) > ALL_MEMORY else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -150,10 +163,3 @@ def _answer(data: bytes, nonce: str) -> tuple[Any, bool] | None:
     if not isinstance(found, list) or len(found) != 2 or found[0] != nonce:
         return None
     return found[1], True
-
-
-@lru_cache(maxsize=1)
-def isolation() -> dict[str, bool]:
-    """What programs are cut off from on this machine: {"net", "pid", "files", "calls": True where they are}."""
-    ran = run(None, None, "", 30.0)
-    return {name: bool(ran.answered and ran.value.get(name)) for name in ("net", "pid", "files", "calls")}

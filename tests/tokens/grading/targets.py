@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
-from rekindle.tokens.grading import equal_code, sandbox
+from rekindle.tokens.grading import barriers, equal_code, sandbox
 
 
 def double(x: int) -> int:
@@ -102,34 +107,60 @@ def started() -> bool:
 
 def passes_without_namespaces(tests: str, source: str, marker: str) -> dict:
     """As on a machine that gives none."""
-    with open(sandbox._CANDIDATE, encoding="utf-8") as file:
-        text = file.read()
-    assert "_LIBC.unshare(" in text
-    _stand_in(marker, text.replace("_LIBC.unshare(", "(lambda flags: -1)("))
-    sandbox.isolation.cache_clear()
-    told = sandbox.isolation()
-    ran = sandbox.run(source, "f(2)", "", 5.0)
+    with _changed(marker, "namespaces.py", "_LIBC.unshare(", "(lambda flags: -1)("):
+        told = barriers.isolation()
+        ran = sandbox.run(source, "f(2)", "", 5.0)
+        unsafe = sandbox.run(source, "f(2)", "", 5.0, needed=("pid",))
+        return {"isolation": told, "ran": ran.answered or unsafe.answered, "why": _refused(tests, source, unsafe=True)}
+
+
+def _refused(tests: str, source: str, unsafe: bool = False) -> str:
     try:
-        equal_code.passes(tests, source, 5.0)
+        return str(equal_code.passes(tests, source, 5.0, unsafe=unsafe))
     except RuntimeError as error:
-        return {"isolation": told, "ran": ran.answered, "why": str(error)}
-    return {}
+        return str(error)
 
 
-def _stand_in(marker: str, text: str) -> None:
-    sandbox._CANDIDATE = marker + ".candidate.py"
-    with open(sandbox._CANDIDATE, "w", encoding="utf-8") as file:
-        file.write(text)
+@contextlib.contextmanager
+def _changed(marker: str, name: str, old: str, new: str, python: str = "") -> Iterator[None]:
+    """The sandbox with another text in a file of its process, and another interpreter."""
+    before = sandbox._CANDIDATE, sandbox._PYTHON
+    there = Path(marker + ".candidate")
+    shutil.copytree(before[0], there, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (there / name).read_text(encoding="utf-8")
+    assert old in text
+    (there / name).write_text(text.replace(old, new), encoding="utf-8")
+    try:
+        sandbox._CANDIDATE, sandbox._PYTHON = str(there), python or before[1]
+        barriers.isolation.cache_clear()
+        yield
+    finally:
+        sandbox._CANDIDATE, sandbox._PYTHON = before
+        barriers.isolation.cache_clear()
+
+
+WITHOUT = {
+    "a root of its own": ("root.py", "    if _furnished(", "    if False and _furnished("),
+    "pivot_root": ("root.py", "number is not None", "number is None"),
+    "a barrier of files": ("__main__.py", '"files": sealed or ruled', '"files": False'),
+    "a root without holes": ("root.py", "_EXTRA = (", f"_EXTRA = ({tempfile.gettempdir()!r}, "),
+}
+"""A machine that lacks this -> (file, text, the text that makes it so)."""
+
+
+def without(what: str, marker: str, sources: list, unsafe: bool = False) -> dict:
+    """What programs [source, call] give on a machine that lacks something, and what is told of it."""
+    needed = ("pid",) if unsafe else sandbox.NEEDED
+    file, old, new = WITHOUT[what]
+    with _changed(marker, file, old, new):
+        told = barriers.isolation()
+        ran = [asdict(sandbox.run(source, call, "", 5.0, needed)) for source, call in sources]
+        refused = _refused('["assert f() == 4"]', "f = lambda: 4", unsafe)
+        return {"isolation": told, "ran": ran, "passes": refused}
 
 
 def as_root_without_user_namespaces(marker: str, python: str) -> dict:
     """As in a container that has SYS_ADMIN and no user namespaces."""
-    before, interpreter = sandbox._CANDIDATE, sys.executable
-    with open(before, encoding="utf-8") as file:
-        text = file.read()
-    assert "for wanted in (tuple(_NEW), " in text
-    text = text.replace("for wanted in (tuple(_NEW), ", "for wanted in (").replace('"user")):', '"user"),):')
-    _stand_in(marker, text)
     source = (
         "import os\n"
         "def may(tried):\n    try:\n        return tried()\n    except OSError as error:\n        return error.errno\n"
@@ -137,8 +168,7 @@ def as_root_without_user_namespaces(marker: str, python: str) -> dict:
         "    return [os.getuid(), os.getgid(), os.getgroups(), caps, may(lambda: open('/etc/shadow').read()),"
         " open('inside', 'w').write('x')]\n"
     )
-    try:
-        sys.executable = python
+    every = 'tuple(name for name in NEW if name != "user")'
+    old, new = f"for wanted in (tuple(NEW), {every})", f"for wanted in ({every},)"
+    with _changed(marker, "namespaces.py", old, new, python):
         return asdict(sandbox.run(source, "f()", "", 5.0))
-    finally:
-        sandbox._CANDIDATE, sys.executable = before, interpreter

@@ -178,7 +178,7 @@ def test_programs_and_json_in_real_workers() -> None:
 
 def test_programs_are_refused_where_they_cannot_be_cut_off() -> None:
     grader, pool = counting("code", shut_off=[Outcome({"net": True, "pid": False, "files": True}, "ok")])
-    with pytest.raises(InputError, match=r"grading.by=code runs programs in namespaces .* allow unshare"):
+    with pytest.raises(InputError, match=r"grading.by=code is refused: .* from other processes: allow unshare"):
         refuse_unsound(grader, [Example("a", "p", '["assert f(1) == 2"]')])
     assert pool.asked[-1] == ("close", ())
     counting("math")[0].refuse_unsafe()

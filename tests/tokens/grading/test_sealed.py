@@ -38,7 +38,7 @@ clear = (ctypes.c_uint64 * 4)(0, 1, 0, 0)
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     made = Pool(1, deadline=20.0)
-    (shut,) = made.map("rekindle.tokens.grading.sandbox:isolation", [()])
+    (shut,) = made.map("rekindle.tokens.grading.barriers:isolation", [()])
     if not shut.value["files"]:
         pytest.skip("no namespaces here")
     yield made
@@ -94,7 +94,7 @@ def test_it_writes_to_its_folder_alone(pool: Pool, tmp_path: Path) -> None:
         "urandom",
         "zero",
     ]
-    assert tried(pool, "[len(os.listdir(p)) for p in ('/tmp', '/run', '/var/tmp')]") == [1, 0, 0]
+    assert tried(pool, "[os.path.exists(p) for p in ('/tmp', '/run', '/var', '/home', '/bin', '/sys')]") == [False] * 6
 
 
 def test_it_reaches_no_socket_of_a_service(pool: Pool) -> None:
@@ -115,8 +115,10 @@ def test_it_reaches_no_socket_of_a_service(pool: Pool) -> None:
 
 
 def test_what_programs_use_still_works(pool: Pool) -> None:
+    again = "[__import__('sys').executable, '-c', 'print(chr(97))']"
+    run_python = f"__import__('subprocess').run({again}, capture_output=True).stdout.decode()"
     assert tried(pool, "__import__('asyncio').run(__import__('asyncio').sleep(0, 5))") == 5
-    assert tried(pool, "__import__('subprocess').run(['/bin/echo', 'a'], capture_output=True).stdout.decode()") == "a\n"
+    assert tried(pool, run_python) == "a\n"
     thread = (
         "(lambda t: (t.start(), t.join(), t.is_alive())[2])(__import__('threading').Thread(target=len, args=('a',)))"
     )
@@ -124,12 +126,75 @@ def test_what_programs_use_still_works(pool: Pool) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="the branch of the machine's root")
-def test_root_without_user_namespaces_becomes_nobody(pool: Pool, tmp_path: Path) -> None:
-    python = shutil.which("python3", path="/usr/bin")
-    if python is None:
-        pytest.skip("no interpreter that all users may read")
+@pytest.mark.parametrize("python", ["", "/usr/bin/python3"])
+def test_root_without_user_namespaces_becomes_nobody(pool: Pool, tmp_path: Path, python: str) -> None:
+    """Even where the interpreter lies in a folder that nobody else may enter."""
+    if python and shutil.which(python) is None:
+        pytest.skip("no interpreter of the system")
     marker = str(tmp_path / "root")
     (got,) = pool.map("tests.tokens.grading.targets:as_root_without_user_namespaces", [(marker, python)])
     assert got.status == "ok", got
     ran = got.value
-    assert ran["answered"] and decoded(ran["value"]) == [65534, 65534, [], "0" * 16, 13, 1]
+    assert ran["answered"] and decoded(ran["value"]) == [65534, 65534, [], "0" * 16, 2, 1]
+
+
+def without(pool: Pool, tmp_path: Path, what: str, sources: list[tuple[str, str | None]], unsafe: bool = False) -> Any:
+    (got,) = pool.map("tests.tokens.grading.targets:without", [(what, str(tmp_path / "x"), sources, unsafe)])
+    assert got.status == "ok", got
+    return got.value
+
+
+HAPPENS = [("f = lambda: 4", "f()"), ("print(__import__('os').getcwd(), open('inside', 'w').write('x'))", None)]
+
+
+def test_where_the_root_cannot_be_exchanged_chroot_serves(pool: Pool, tmp_path: Path) -> None:
+    told = without(pool, tmp_path, "pivot_root", [*HAPPENS, (READS, f"f({str(HERE)!r})")])
+    assert told["isolation"]["files"] and not told["isolation"]["landlock"]
+    assert told["ran"][0]["value"] == {"int": "0x4"} and told["ran"][1]["output"] == "/program 1\n"
+    assert decoded(told["ran"][2]["value"]) == [2, 2, 2]
+
+
+READS = """
+import os, socket
+def may(tried):
+    try:
+        return str(tried())
+    except OSError as error:
+        return error.errno
+def f(path):
+    return [may(lambda: open(path)), may(lambda: os.listdir(os.path.dirname(path))), may(lambda: os.chmod(path, 0))]
+"""
+
+
+def test_without_mounts_landlock_keeps_files_away(pool: Pool, tmp_path: Path) -> None:
+    outside = tmp_path / "canary"
+    outside.write_text("secret")
+    sources = [*HAPPENS, (READS, f"f({str(outside)!r})"), ("f = lambda: len(__import__('ssl').__file__)", "f()")]
+    sources.append((f"f = lambda: __import__('os').truncate({str(outside)!r}, 0)", "f()"))
+    package = next(Path(os.__file__).parent.glob("*-packages/*/__init__.py"), HERE)
+    sources.append((READS, f"f({str(package)!r})"))
+    told = without(pool, tmp_path, "a root of its own", sources)
+    if not told["isolation"]["landlock"]:
+        pytest.skip("no Landlock here")
+    assert all(told["isolation"].values()) and "'success': True" in told["passes"]
+    assert told["ran"][0]["value"] == {"int": "0x4"} and told["ran"][1]["output"].endswith(" 1\n")
+    assert decoded(told["ran"][2]["value"]) == [13, 13, 1] and outside.read_text() == "secret"
+    assert told["ran"][3]["answered"], "the standard library is there"
+    assert told["ran"][4]["status"] == "failed" and decoded(told["ran"][5]["value"])[0] == 13
+
+
+@pytest.mark.parametrize("what", ["a barrier of files", "a root without holes"])
+def test_programs_that_could_read_files_are_refused_unless_that_is_asked_for(
+    pool: Pool, tmp_path: Path, what: str
+) -> None:
+    """The second says that files are cut off, and they are not: what counts is what the probe could read."""
+    told = without(pool, tmp_path, what, HAPPENS)
+    assert told["isolation"]["files"] is False and told["isolation"]["net"] is True
+    assert "cut off from the files of the user: allow mounts" in told["passes"]
+    assert "grading.unsafe_sandbox=true (--unsafe-sandbox)" in told["passes"]
+    if what == "a barrier of files":
+        assert not told["ran"][0]["answered"], "its process refuses too"
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    told = without(pool, tmp_path, what, HAPPENS, unsafe=True)
+    assert told["ran"][0]["value"] == {"int": "0x4"} and "'success': True" in told["passes"]
