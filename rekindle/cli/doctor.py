@@ -45,7 +45,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="print the report a
 
 
 def report() -> dict[str, Any]:
-    """Versions, engines, devices, extras and embedded models, each with `usable` and what to do where it is not."""
+    """Versions, engines, devices, extras, embedded models, and what programs of a model are cut off from (`barriers`);
+    each with `usable` and what to do where it is not."""
     return {
         "versions": {"python": platform.python_version(), "rekindle": installed()}
         | {name: version(name) for name in CORE},
@@ -53,6 +54,7 @@ def report() -> dict[str, Any]:
         "devices": devices(),
         "extras": {name: _state(modules, f"rekindle[{name}]") for name, modules in EXTRAS.items()},
         "models": models(),
+        "barriers": barriers(),
     }
 
 
@@ -116,6 +118,31 @@ def devices() -> dict[str, dict[str, Any]]:
     }
 
 
+def barriers() -> dict[str, dict[str, Any]]:
+    """What programs of a model are cut off from here, as one finds that tries, in the sandbox of `--grade code`.
+
+    "files", "net", "pid", "user", "calls", "limits" -> usable: whether it holds; what; remedy where it does not.
+    """
+    from rekindle.tokens.grading.barriers import BARRIERS
+    from rekindle.tokens.grading.pool import Pool
+
+    pool = Pool(1, deadline=120.0)
+    try:
+        (found,) = pool.map("rekindle.tokens.grading.barriers:isolation", [()])
+    finally:
+        pool.close()
+    shut = found.value if found.status == "ok" else {}
+    how = {"files": " (by Landlock: their names can be seen)"} if shut.get("landlock") else {}
+    return {
+        key: {
+            "usable": bool(shut.get(key)),
+            "what": f"programs of a model are cut off from {barrier.name}{how.get(key, '')}",
+            "remedy": None if shut.get(key) else barrier.remedy,
+        }
+        for key, barrier in BARRIERS.items()
+    }
+
+
 def models() -> list[dict[str, Any]]:
     """The models inside the package: name and size in bytes."""
     assets = Path(__file__).parent.parent / "assets"
@@ -134,9 +161,14 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     rows += [("device", name, "yes" if d["usable"] else "no", d["what"]) for name, d in found["devices"].items()]
     rows += [("extra", name, *_words(state)) for name, state in found["extras"].items()]
     rows += [("package", n, "yes" if v else "no", v or "not installed") for n, v in list(found["versions"].items())[2:]]
+    rows += [("barrier", name, *_held(state)) for name, state in found["barriers"].items()]
     if not found["models"]:
         return [*rows, ("model", "embedded", "no", "this installation holds none")]
     return rows + [("model", m["name"], "yes", f"embedded, {m['bytes'] / 1e6:.1f} MB") for m in found["models"]]
+
+
+def _held(state: Mapping[str, Any]) -> tuple[str, str]:
+    return ("yes", state["what"]) if state["usable"] else ("no", f"not here: {state['what']}: {state['remedy']}")
 
 
 def _words(state: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from rekindle.cli import doctor
 from rekindle.cli.main import app
+from rekindle.tokens.grading.pool import Outcome, Pool
 from rekindle.tokens.sampling import vllm_found
 from rekindle.tokens.sampling.vllm_found import Found
 
@@ -32,7 +34,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *hidden: str) -> None:
 
 def test_the_report_says_what_is_true_here() -> None:
     found = json.loads(out("--json"))
-    assert found.keys() == {"versions", "engines", "devices", "extras", "models"}
+    assert found.keys() == {"versions", "engines", "devices", "extras", "models", "barriers"}
     assert found["versions"]["torch"] == torch.__version__
     assert found["engines"]["local"]["usable"] is True
     assert found["devices"]["cpu"]["usable"] is True
@@ -101,3 +103,25 @@ def test_the_embedded_models_are_found_with_their_size(monkeypatch: pytest.Monke
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     monkeypatch.setattr(doctor, "__file__", str(tmp_path / "cli" / "doctor.py"))
     assert doctor.models() == [{"name": "tiny", "bytes": 102}]
+
+
+def test_the_barriers_are_those_that_a_program_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads(out("--json"))["barriers"]
+    assert list(found) == ["files", "net", "pid", "user", "calls", "limits"]
+    with contextlib.closing(Pool(1, deadline=60.0)) as pool:
+        (here,) = pool.map("rekindle.tokens.grading.barriers:isolation", [()])
+        assert {name: state["usable"] for name, state in found.items()} == {n: here.value[n] for n in found}
+        assert all((state["remedy"] is None) == state["usable"] for state in found.values())
+    lacking = {**dict.fromkeys(found, True), "files": False, "landlock": False}
+    monkeypatch.setattr(Pool, "map", lambda self, target, calls: [Outcome(lacking, "ok")])
+    lines = " ".join(out().split())
+    assert (
+        "barrier files no not here: programs of a model are cut off from the files of the user: allow mounts" in lines
+    )
+    assert "barrier net yes programs of a model are cut off from the network" in lines
+    monkeypatch.setattr(
+        Pool, "map", lambda self, target, calls: [Outcome({**lacking, "files": True, "landlock": True}, "ok")]
+    )
+    assert "the files of the user (by Landlock: their names can be seen)" in " ".join(out().split())
+    monkeypatch.setattr(Pool, "map", lambda self, target, calls: [Outcome("the worker died", "died")])
+    assert not any(state["usable"] for state in json.loads(out("--json"))["barriers"].values())

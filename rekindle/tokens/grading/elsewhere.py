@@ -20,6 +20,7 @@ FORM = "FILE.py:function or module:function"
 _PROGRAM = Path(__file__).with_name("candidate") / "program.py"
 _MAIN = """
 def main(source, call, nonce):
+    sys.dont_write_bytecode = True
     if call is None:
         load("__main__", source, {{}})
         return
