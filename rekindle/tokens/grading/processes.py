@@ -114,6 +114,12 @@ def held(pid: int) -> int:
         return 0
 
 
+def threads(pid: int) -> int:
+    """Threads of a process; 0 where it is gone."""
+    fields = _stat(pid)
+    return int(fields[17]) if fields else 0
+
+
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat from the state on; a name may hold spaces and brackets."""
     try:

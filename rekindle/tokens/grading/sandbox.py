@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rekindle.tokens.grading.processes import descendants, dies_with_parent, end_below, held, reap, send_group
+from rekindle.tokens.grading.processes import descendants, dies_with_parent, end_below, held, reap, send_group, threads
 
 MEMORY = 512 << 20
 """Bytes of address space of a process of a program."""
@@ -140,7 +140,7 @@ def _gone_too_far(process: subprocess.Popen[bytes], size: int, end: float) -> st
     if time.monotonic() > end:
         return "timeout"
     below = descendants(os.getpid())
-    if len(below) > PROCESSES + 1:
+    if sum(map(threads, below)) > PROCESSES + 1:
         return "processes"
     return "memory" if sum(map(held, below)) > ALL_MEMORY else ""
 
