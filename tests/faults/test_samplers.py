@@ -1,0 +1,106 @@
+"""Samplers and graders that are killed while a run needs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rekindle.tokens.grading.pool import Pool
+from rekindle.train.retention import checkpoints
+from tests.faults.conftest import Fault
+from tests.faults.runs import ENVIRONMENT, STEPS, command, words
+from tests.faults.same import differences
+
+TARGETS = "tests.tokens.grading.targets"
+FLEET = {"rollout.sampler": "ray", "ray.samplers": 1, "rollout.block": 2, "checkpoint.every": 1}
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    made = Pool(2, deadline=5.0)
+    yield made
+    made.close()
+
+
+def workers() -> set[int]:
+    """The grading processes below this one."""
+    below = psutil.Process().children(recursive=True)
+    return {p.pid for p in below if p.status() != psutil.STATUS_ZOMBIE and "grading" in " ".join(p.cmdline())}
+
+
+def test_graders_that_are_killed_are_replaced(pool: Pool, fault: Fault) -> None:
+    calls = [(n,) for n in range(6)]
+    assert [outcome.value for outcome in pool.map(f"{TARGETS}:double", calls)] == [2 * n for n in range(6)]
+    before = workers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    outcomes = pool.map(f"{TARGETS}:double", calls)
+    assert [outcome.value for outcome in outcomes] == [2 * n for n in range(6)]
+    assert before and not before & workers()
+    fault("processes", "every grading worker is killed between two batches", "replaced; no grade is lost or changed")
+
+
+def actors(pid: int) -> list[int]:
+    """The processes of Ray's actors below a process, once there are some."""
+    last = time.monotonic() + 90
+    while time.monotonic() < last:
+        with suppress(psutil.Error):
+            found = [
+                p.pid for p in psutil.Process(pid).children(recursive=True) if "Actor" in " ".join(p.cmdline()[:1])
+            ]
+            if found:
+                return found
+        time.sleep(0.05)
+    raise AssertionError("no actor was started")
+
+
+def struck(out: Path, options: dict[str, object]) -> tuple[int, str]:
+    """A run of which an actor is killed once a checkpoint is there: its exit code and what it said."""
+    line = words("--out", str(out), options={"steps": STEPS, **options})
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(line, env=ENVIRONMENT, text=True, **quiet)
+    last = time.monotonic() + 150
+    while not checkpoints(out / "checkpoints"):
+        assert process.poll() is None and time.monotonic() < last
+        time.sleep(0.01)
+    for pid in actors(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    said = process.communicate(timeout=240)[1]
+    return process.returncode, said
+
+
+@pytest.mark.heavy
+def test_a_sampler_that_dies_for_good_saves_the_steps_done(tmp_path: Path, fault: Fault) -> None:
+    reference = tmp_path / "whole"
+    assert command("--out", str(reference), options=FLEET).returncode == 0
+    code, said = struck(tmp_path / "run", {**FLEET, "ray.restarts": 0})
+    assert code == 4 and "Traceback" not in said.rpartition("rekindle: ")[2], said
+    again = command("--out", str(tmp_path / "run"), "--resume", options={**FLEET, "ray.restarts": 0})
+    assert again.returncode == 0, again.stderr
+    assert differences(reference, tmp_path / "run") == []
+    does = "exit code 4, all steps done are saved; --resume ends bit for bit as the uninterrupted run"
+    fault(
+        "processes",
+        "the only sampling actor of a Ray fleet is killed, no restarts",
+        does,
+        said.strip().splitlines()[-1],
+    )
+
+
+@pytest.mark.heavy
+def test_a_sampler_that_is_replaced_changes_nothing(tmp_path: Path, fault: Fault) -> None:
+    reference = tmp_path / "whole"
+    assert command("--out", str(reference), options=FLEET).returncode == 0
+    code, said = struck(tmp_path / "run", FLEET)
+    assert code == 0, said
+    assert differences(reference, tmp_path / "run") == []
+    does = "another is started and draws the same; the run ends bit for bit as the uninterrupted one"
+    fault("processes", "the only sampling actor of a Ray fleet is killed", does)
