@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rekindle.errors import GuardStop
-from tests.faults.runs import gone_on, whole
+from tests.faults.cuts import gone_on, whole
 
 MOUNT = "mount"
 

@@ -11,7 +11,7 @@ import pytest
 from rekindle.errors import InputError
 from rekindle.train.retention import BEST, checkpoints
 from tests.faults.conftest import Fault
-from tests.faults.runs import copied, cut, gone_on, marks, newest, whole
+from tests.faults.cuts import copied, cut, gone_on, marks, newest, whole
 from tests.faults.same import differences
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from tests.faults.runs import ENVIRONMENT, copied, whole
+from tests.faults.cuts import ENVIRONMENT, copied, whole
 from tests.faults.same import differences
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -14,8 +14,8 @@ import pytest
 from rekindle.train import events as events_module
 from rekindle.train.retention import checkpoints
 from tests.faults.conftest import Fault
+from tests.faults.cuts import ENVIRONMENT, STEPS, command, gone_on, marks, whole, words
 from tests.faults.kill_ranks import ranks_of
-from tests.faults.runs import ENVIRONMENT, STEPS, command, gone_on, marks, whole, words
 from tests.faults.same import differences
 
 SLOW = {"rollout.prompts": 16, "descent.minibatches": 4}

@@ -16,7 +16,7 @@ import pytest
 from rekindle.tokens.grading.pool import Pool
 from rekindle.train.retention import checkpoints
 from tests.faults.conftest import Fault
-from tests.faults.runs import ENVIRONMENT, STEPS, command, words
+from tests.faults.cuts import ENVIRONMENT, STEPS, command, words
 from tests.faults.same import differences
 
 TARGETS = "tests.tokens.grading.targets"

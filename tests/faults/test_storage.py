@@ -16,7 +16,7 @@ import pytest
 from rekindle.errors import GuardStop
 from rekindle.train.durable import storage_told
 from tests.faults.conftest import Fault
-from tests.faults.runs import ENVIRONMENT, ORDINARY, command, whole
+from tests.faults.cuts import ENVIRONMENT, ORDINARY, command, whole
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
