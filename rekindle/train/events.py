@@ -171,12 +171,13 @@ def _is_record(line: bytes) -> bool:
 def read_events(path: str | Path) -> list[dict[str, Any]]:
     """The valid records of a run, in order: the last of each (step, kind), nothing that a resume made void.
 
+    Of warnings the last of each (step, what).
     A torn last line is left out (the run was killed, or is writing). Raises InputError naming the line for any other
     line that is no record, and for a file that is not there.
     """
-    kept: dict[tuple[int, str], dict[str, Any]] = {}
+    kept: dict[tuple[int, str, str], dict[str, Any]] = {}
     for record in raw_events(path):
-        place = (record["step"], record["kind"])
+        place = (record["step"], record["kind"], str(record.get("what", "")))
         if record["kind"] == RESUME:
             kept = {key: old for key, old in kept.items() if key[0] <= record["step"]}
         kept.pop(place, None)

@@ -18,6 +18,7 @@ from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_samplin
 from rekindle.train.events import Log
 from rekindle.train.finals import leave_merged
 from rekindle.train.folder import Folder, Listener
+from rekindle.train.levels import warn_of_step
 from rekindle.train.meter import alarms
 from rekindle.train.ranks import RankLost
 from rekindle.train.refusals import evaluated_split
@@ -50,6 +51,7 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
             heard({"kind": "note", "step": run.step_index, "text": text})
         if run.last_rollouts:
             heard(shown_sample(run))
+        warn_of_step(run, log, heard)
         saved = after_step(run, folder, log, heard)
         refuse_to_spin(run)
         if run.step_index < steps and (number := run.halt.agreed(run.ranks)) is not None:

@@ -12,8 +12,8 @@ from rekindle.core.types import Batch, Now
 from rekindle.errors import GuardStop
 
 
-def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: Now) -> str:
-    """Write every tensor of the batch and what the policy said; returns where. Without a folder nothing is kept."""
+def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: Now | None) -> str:
+    """Write every tensor of the batch and, where it was asked, what the policy said; returns where, if anywhere."""
     if folder is None:
         return "no run folder (none was asked for)"
     path = folder / f"bad-batch-step-{step:06d}-update-{index}.safetensors"
@@ -25,8 +25,7 @@ def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: No
         "success": batch.success,
         "graded": batch.graded,
         "score": batch.score,
-        "now.logp": now.logp,
-        "now.entropy": now.entropy,
+        **({} if now is None else {"now.logp": now.logp, "now.entropy": now.entropy}),
         **{f"extra.{name}": value for name, value in batch.extra.items() if isinstance(value, Tensor)},
     }
     save_file(
@@ -35,9 +34,9 @@ def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: No
     return str(path)
 
 
-def not_finite(step: int, index: int, loss: float, norm: float, where: str) -> GuardStop:
-    """The stop before an update whose loss or gradient is no number. where: the batch lies."""
+def not_finite(step: int, index: int, loss: float, norm: float, where: str, more: str = "") -> GuardStop:
+    """The stop before an update whose loss or gradient is no number. where: the batch lies; more: of the gradient."""
     return GuardStop(
-        f"step {step}, update {index}: loss {loss:g}, gradient norm {norm:g}; stopped before the optimiser step, the "
-        f"batch is in {where}; lower descent.lr or look at the scores, then --resume"
+        f"step {step}, update {index}: loss {loss:g}, gradient norm {norm:g}{more}; stopped before the optimiser step, "
+        f"the batch is in {where}; lower descent.lr or look at the scores, then --resume"
     )

@@ -158,3 +158,33 @@ class Track:
     """Where events go besides events.jsonl: "tensorboard", "trackio", "wandb"."""
 
     sinks: tuple[str, ...] = ()
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Guards:
+    """Above what a run warns. Shares are of a step's responses (or groups), 1 never warns; counts of steps, 0: never.
+
+    All are house numbers, chosen so that the shipped tasks stay silent. truncated: cut off at rollout.max_tokens.
+    empty: without a text. identical: groups of at least four equal responses. ungraded: rows without a grade. infra:
+    grades that failed for the grader's own sake. unanswered: votes without any answer. scale: the largest |reward|.
+    constant: steps in which a reward function has only ever given one value. unsolved: steps without any success since
+    the start. visits: of a prompt that is never graded. gap: mean difference of log-probs between the local sampler
+    and the training model in nats, None by dtype. still: steps in a row in which no update changed anything though
+    there was signal; the run warns at the second and stops after so many.
+    """
+
+    truncated: Share = 0.5
+    empty: Share = 0.5
+    identical: Share = 0.5
+    ungraded: Share = 0.5
+    infra: Share = 0.05
+    unanswered: Share = 0.5
+    scale: Annotated[float, Field(gt=0)] = 1e4
+    constant: Count = 5
+    unsolved: Count = 10
+    visits: Count = 3
+    gap: Annotated[float, Field(gt=0)] | None = None
+    still: Count = 5

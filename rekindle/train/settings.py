@@ -16,6 +16,7 @@ from rekindle.train.sections import (
     Count,
     Evaluate,
     Grading,
+    Guards,
     Lora,
     Ray,
     Rollout,
@@ -82,6 +83,7 @@ class RunConfig:
     ray: Ray = field(default_factory=Ray)
     lora: Lora = field(default_factory=Lora)
     grading: Grading = field(default_factory=Grading)
+    guards: Guards = field(default_factory=Guards)
     evaluate: Evaluate = field(default_factory=Evaluate)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)

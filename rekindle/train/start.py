@@ -25,6 +25,7 @@ from rekindle.train.config import RECORDED, Resolved, resolve
 from rekindle.train.durable import storage_told, swept
 from rekindle.train.events import EventLog, Log, NoLog
 from rekindle.train.find import find_method, make_method
+from rekindle.train.firstlook import warn_of_data
 from rekindle.train.fits import refuse_hopeless
 from rekindle.train.folder import Folder, Listener
 from rekindle.train.halt import Halt
@@ -204,6 +205,7 @@ def begin(
     for text in (*run.verifier.notes, *([] if run.policy.packs else [slower]), *told(run.method, run)):
         tell({"kind": "note", "step": 0, "text": text})
     tell(log.write("start", 0, {"method": run.resolved.config.method, **versions}))
+    warn_of_data(run, log, tell)
     write_baseline(run, log, tell)
 
 

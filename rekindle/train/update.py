@@ -11,8 +11,11 @@ from rekindle.core.ranks import sum_gradients
 from rekindle.core.types import Batch, Update, add_metrics
 from rekindle.core.watch import watched
 from rekindle.train.asked import asked
+from rekindle.train.culprit import refuse_not_finite, refuse_overflow
+from rekindle.train.guards import refuse_holes
+from rekindle.train.matching import agree
 from rekindle.train.memory import memory_told
-from rekindle.train.quarantine import not_finite, quarantine
+from rekindle.train.moved import marked_before, note_moved
 from rekindle.train.ranks import agreed
 from rekindle.train.together import at_rates, clip, refuse_drift
 
@@ -24,6 +27,8 @@ def updated(run: Run, part: Batch, method: PolicyGradient, index: int) -> Update
     """Update `index` of a step. GuardStop before the optimiser's step where the loss or the gradient is not finite."""
     agreed(run.ranks, run.sampler.rest)
     descent, micro, ranks = method.descent, method.descent.micro_batch, run.ranks
+    refuse_holes(run, part, method, index)
+    marks = marked_before(run, index)
     run.optimizer.zero_grad(set_to_none=True)
     with memory_told(run.policy, part, micro, run.resolved.config.checkpointing):
         policy = asked(run.scores, method, run.references)
@@ -34,12 +39,13 @@ def updated(run: Run, part: Batch, method: PolicyGradient, index: int) -> Update
     metrics = add_metrics(metrics, watched(policy, part, method.terms, parameters, micro, ranks))
     limit = descent.grad_clip if descent.grad_clip > 0 else math.inf
     norm = clip(parameters, limit)
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        where = ranks.exchange(quarantine(run.folder, run.step_index, index, part, now))[0]
-        raise not_finite(run.step_index, index, loss, norm, where)
+    refuse_not_finite(run, part, now, method, index, loss, norm)
+    agree(run, part, now.logp, index)
     at_rates(run.optimizer, descent)
     run.optimizer.step()
     refuse_drift(run.trainable(), run.step_index, index, norm, ranks)
+    refuse_overflow(run, index)
+    note_moved(run, part, method, index, marks, norm)
     run.stale = True
     more = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0), "grad_clipped": (float(norm > limit), 1.0)}
     return Update(batch=part, now=now, metrics=add_metrics(metrics, more), index=index)

@@ -111,12 +111,12 @@ def score(solution_str, ground_truth): return {"score": -10**400}
         ("zero_d", "returned a Tensor: return a list of rewards"),
         ("array", "returned a ndarray: return a list of rewards"),
         ("some", "returned a set: return a list of rewards"),
-        ("huge", "row 0: returned inf: return a finite number or None"),
+        ("huge", "row 0: returned inf for prompt 'a': return a finite number or None"),
         ("logged", "'extra_logs' is a list: return a dict"),
         ("tensor", "'extra_logs' is a Tensor: return a dict"),
         ("rewarded", "returned a Tensor: return a list of rewards"),
         ("metric", "log_metric('m') got inf: log a finite number"),
-        ("score", "row 0: returned -inf: return a finite number or None"),
+        ("score", "row 0: returned -inf for prompt 'a': return a finite number or None"),
     ],
 )
 def test_what_no_reward_can_be_is_one_sentence(tmp_path: Path, spec: str, words: str) -> None:

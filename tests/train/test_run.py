@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     out = tmp_path / "run"
     (tmp_path / "bad.py").write_text(BAD)
     options = {**SMALL, "checkpoint.every": 1}
-    with pytest.raises(GuardStop, match=r"step 2, update 0: loss nan"):
+    with pytest.raises(GuardStop, match=r"step 2, update 0: advantage is nan in 32 of 32 tokens"):
         train(f"{tmp_path}/bad.py:method", task="digit_sum", steps=4, out=out, options=options)
     kept = checkpoints(out / "checkpoints")[-1]
     assert kept.name == "step-000002" and not (out / "final").exists()

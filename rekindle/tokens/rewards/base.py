@@ -14,6 +14,9 @@ from rekindle.core.types import Metrics
 from rekindle.errors import InputError
 from rekindle.tokens.rollouts import Rollouts
 
+SHOWN = 40
+"""Characters of a value that is no number, in a sentence about it."""
+
 
 @dataclass(frozen=True)
 class TrainerState:
@@ -43,10 +46,14 @@ class Progress:
 
 @dataclass(eq=False)
 class Log:
-    """What one function logs while it judges one batch of `size` rows: TRL's `log_extra` and `log_metric`."""
+    """What one function logs while it judges one batch of `size` rows: TRL's `log_extra` and `log_metric`.
+
+    prompts: the id of each row's prompt, for sentences that name it.
+    """
 
     name: str
     size: int
+    prompts: Sequence[str] = ()
     columns: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -59,6 +66,10 @@ class Log:
                 "give one a completion"
             )
         self.columns[column] = given
+
+    def prompt(self, row: int) -> str:
+        """' for prompt ID', nothing where it is not known."""
+        return f" for prompt '{self.prompts[row]}'" if row < len(self.prompts) else ""
 
     def metric(self, name: str, value: Any) -> None:
         """Log a number; several of one name are averaged."""
@@ -170,8 +181,8 @@ def tidy(values: Sequence[Any]) -> list[Any]:
     return [None if value is None else str(value) for value in plain]
 
 
-def number(name: str, row: int, value: Any) -> float | None:
-    """A reward as a float, None as it is; InputError naming function and row for anything else, nan and inf too."""
+def number(name: str, row: int, value: Any, log: Log) -> float | None:
+    """A reward as a float, None as it is; InputError naming function, row and prompt for anything else, nan and inf."""
     if value is None:
         return None
     try:
@@ -179,7 +190,10 @@ def number(name: str, row: int, value: Any) -> float | None:
     except (TypeError, ValueError, RuntimeError):
         found = None
     if found is None:
-        raise InputError(f"reward '{name}', row {row}: returned a {type(value).__name__}: return a number or None")
+        shown = f"{type(value).__name__} ({' '.join(repr(value).split())[:SHOWN]})"
+        raise InputError(f"reward '{name}', row {row}: returned a {shown}{log.prompt(row)}: return a number or None")
     if not math.isfinite(found):
-        raise InputError(f"reward '{name}', row {row}: returned {found}: return a finite number or None")
+        raise InputError(
+            f"reward '{name}', row {row}: returned {found}{log.prompt(row)}: return a finite number or None"
+        )
     return found

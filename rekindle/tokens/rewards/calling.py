@@ -91,11 +91,12 @@ async def _cancelled() -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """All calls of one function that judge a batch."""
+    """All calls of one function that judge a batch. prompts: the id of each row's, for sentences that name it."""
 
     name: str
     function: Callable[..., Any]
     calls: Sequence[Call]
+    prompts: Sequence[str] = ()
 
     def arguments(self, call: Call) -> dict[str, Any]:
         """What the function takes of what a call has for it; InputError naming a parameter that nothing fills."""
@@ -104,8 +105,10 @@ class Work:
     def failed(self, call: Call, size: int, error: BaseException) -> InputError:
         """The sentence for a function that raised."""
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        where = f", row {call.rows[0]}" if len(call.rows) == 1 and size > 1 else ""
-        return InputError(f"reward '{self.name}'{where} raised {what}: fix the function")
+        one = call.rows[0] if len(call.rows) == 1 and size > 1 else None
+        where = "" if one is None else f", row {one}"
+        prompt = f" for prompt '{self.prompts[one]}'" if one is not None and one < len(self.prompts) else ""
+        return InputError(f"reward '{self.name}'{where} raised {what}{prompt}: fix the function")
 
     def now(self, loop: Loop) -> list[Any]:
         """The answers of a function that is not async, one call after the other."""

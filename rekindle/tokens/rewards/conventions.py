@@ -46,7 +46,7 @@ class Trl:
 
     def cells(self, name: str, call: Call, answer: Any, log: Log) -> Sequence[Cell]:
         """One number or None a row."""
-        return [Cell(number(name, row, value)) for row, value in enumerate(_listed(name, answer, len(call.rows)))]
+        return [Cell(number(name, row, value, log)) for row, value in enumerate(_listed(name, answer, len(call.rows)))]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Verl:
 
     def cells(self, name: str, call: Call, answer: Any, log: Log) -> Sequence[Cell]:
         """A number, or a dict with `score`."""
-        return [_scored(name, call.rows[0], answer)]
+        return [_scored(name, call.rows[0], answer, log)]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class VerlBatch:
     def cells(self, name: str, call: Call, answer: Any, log: Log) -> Sequence[Cell]:
         """A number or a dict with `score`, one a row asked."""
         said = _listed(name, answer, len(call.rows))
-        return [_scored(name, row, value) for row, value in zip(call.rows, said, strict=True)]
+        return [_scored(name, row, value, log) for row, value in zip(call.rows, said, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ class OpenRlhf:
         said = answer if isinstance(answer, Mapping) else {"rewards": answer}
         if "rewards" not in said:
             raise InputError(f"reward '{name}': the returned dict has no 'rewards': add them")
-        rewards = [number(name, row, v) for row, v in enumerate(_listed(name, said["rewards"], size))]
+        rewards = [number(name, row, v, log) for row, v in enumerate(_listed(name, said["rewards"], size))]
         scores = rewards
         if said.get("scores") is not None:
-            scores = [number(name, row, v) for row, v in enumerate(_listed(name, said["scores"], size))]
+            scores = [number(name, row, v, log) for row, v in enumerate(_listed(name, said["scores"], size))]
         logs = _logs(name, said.get("extra_logs"), size, log)
         return [
             Cell(reward, score, {key: values[row] for key, values in logs.items()})
@@ -161,7 +161,7 @@ class Areal:
 
     def cells(self, name: str, call: Call, answer: Any, log: Log) -> Sequence[Cell]:
         """A number."""
-        return [Cell(number(name, call.rows[0], answer))]
+        return [Cell(number(name, call.rows[0], answer, log))]
 
 
 def convention_of(name: str, function: Callable[..., Any]) -> Convention:
@@ -181,13 +181,13 @@ def verl_of(name: str, function: Callable[..., Any]) -> Convention:
     return VerlBatch() if "solution_strs" in parameters(name, function) else Verl()
 
 
-def _scored(name: str, row: int, answer: Any) -> Cell:
+def _scored(name: str, row: int, answer: Any, log: Log) -> Cell:
     if not isinstance(answer, Mapping):
-        return Cell(number(name, row, answer))
+        return Cell(number(name, row, answer, log))
     if "score" not in answer:
-        raise InputError(f"reward '{name}', row {row}: the returned dict has no 'score': add it")
+        raise InputError(f"reward '{name}', row {row}: the returned dict has no 'score'{log.prompt(row)}: add it")
     more = {str(key): value for key, value in answer.items() if key != "score"}
-    return Cell(number(name, row, answer["score"]), logged=more)
+    return Cell(number(name, row, answer["score"], log), logged=more)
 
 
 def _listed(name: str, answer: Any, size: int) -> Sequence[Any]:

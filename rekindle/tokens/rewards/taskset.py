@@ -105,7 +105,7 @@ class _Rows:
     def cells(self, name: str, call: Call, answer: Any, log: Log) -> Sequence[Cell]:
         """The sum of the weighted rewards; worth: 1 where it reaches the sum of the positive weights."""
         rewards = {key: part for key, part in answer.rewards.items() if part is not None}
-        total = number(name, call.rows[0], answer.reward)
+        total = number(name, call.rows[0], answer.reward, log)
         full = sum(part.weight for part in rewards.values() if part.weight > 0)
         logged = {key: part.score for key, part in rewards.items()} | dict(answer.metrics)
         return [Cell(total, float(total is not None and total >= full), logged)]

@@ -112,10 +112,11 @@ class Rewards:
         """Function name -> what it said. Plain functions run one after the other, then all async ones at once."""
         now = self.progress.state if state is None else state
         ways = [reward.how() for reward in self.rewards]
-        logs = [Log(reward.name, len(rollouts)) for reward in self.rewards]
+        prompts = [example.id for example in rollouts.example]
+        logs = [Log(reward.name, len(rollouts), prompts) for reward in self.rewards]
         names = self.names.see(rollouts.example)
         calls = [way.calls(rollouts, now, log, names) for way, log in zip(ways, logs, strict=True)]
-        works = [Work(r.name, r.function, asked) for r, asked in zip(self.rewards, calls, strict=True)]
+        works = [Work(r.name, r.function, asked, prompts) for r, asked in zip(self.rewards, calls, strict=True)]
         told: dict[str, Told] = {}
         for work, way, log, answers in zip(works, ways, logs, ask(works, self.loop), strict=True):
             said = [way.cells(work.name, call, a, log) for call, a in zip(work.calls, answers, strict=True)]

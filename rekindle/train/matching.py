@@ -1,0 +1,77 @@
+"""Whether the local sampler drew from what is trained: its log-probs beside those that the update computes anyway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rekindle.core.types import Batch, concat_sequences
+from rekindle.errors import GuardStop
+from rekindle.tokens.rollouts import Rollouts
+from rekindle.train.drawn import drawn
+from rekindle.train.loud import Level, raise_level
+from rekindle.train.settings import RunConfig
+
+if TYPE_CHECKING:
+    from rekindle.train.run import Run
+
+ALLOWED = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 1e-2}
+"""Mean |difference| in nats by number format: 3e-6 was seen in float32; as for engines apart (docs/vllm.md)."""
+STOP = 100.0
+"""Times what is allowed, from which a run stops: a wrong temperature or weights, no rounding."""
+
+
+def allowed(config: RunConfig) -> float:
+    """The mean difference that is no warning: `guards.gap`, else by the format that the products are computed in."""
+    if config.guards.gap is not None:
+        return config.guards.gap
+    coarse = config.precision == "bf16" or config.lora.quantize != "none"
+    return ALLOWED["bfloat16" if coarse else config.dtype]
+
+
+def agree(run: Run, part: Batch, logp: Float[Tensor, "B T"], index: int) -> None:
+    """Compare a step's first minibatch, at the weights that sampled it, with what the local sampler said.
+
+    logp: of the update's own pass. A mean difference above `allowed` is a warning, above `STOP` times that a GuardStop.
+    """
+    if index or run.sampler.apart is not None:
+        return
+    far = [gap for seen, _ in run.last_rollouts if len(gap := gaps(part, logp, seen))]
+    if not far:
+        return
+    both = torch.cat(far)
+    mean, most, limit = both.mean().item(), both.max().item(), allowed(run.resolved.config)
+    remedy = "look at dtype, precision and rollout.temperature, and at whatever changes the model between both"
+    if mean > STOP * limit:
+        raise GuardStop(
+            f"step {run.step_index}: the sampler's log-probs of {len(both)} tokens are not those of the training "
+            f"model: mean difference {mean:.2g} nats (a warning above {limit:g}, a stop above {STOP * limit:g}), "
+            f"largest {most:.2g}; {remedy}, or raise guards.gap"
+        )
+    numbers = {"mean": mean, "largest": most, "allowed": limit, "tokens": len(both)}
+    raise_level(run, Level("the sampler's log-probs are not those of the training model", mean, limit, numbers, remedy))
+
+
+def gaps(part: Batch, logp: Float[Tensor, "B T"], seen: Rollouts) -> Float[Tensor, " N"]:
+    """|log-prob by the policy - by the sampler| of every token of the rows that both hold, token for token.
+
+    Rows of a sampling rule are left out, for their tokens were not drawn from the policy alone, and written ones.
+    """
+    none = torch.zeros(0, dtype=torch.float64)
+    if seen.logp is None or seen.extra or seen.given is not None:
+        return none
+    mine, theirs = ((part.uid[:, None] == seen.uid) & drawn(seen)).nonzero().unbind(dim=1)
+    if not len(mine):
+        return none
+    left = torch.cat([part.action[mine], part.mask[mine]], dim=1).reshape(len(mine), 2, -1)
+    right = torch.cat([seen.ids[theirs], seen.mask[theirs]], dim=1).reshape(len(mine), 2, -1)
+    width = max(left.shape[2], right.shape[2])
+    a, b = (torch.nn.functional.pad(one, (0, width - one.shape[2])) for one in (left, right))
+    same = ((a[:, 1] == b[:, 1]) & ((a[:, 0] == b[:, 0]) | (a[:, 1] == 0))).all(dim=1)
+    both = concat_sequences([logp.detach()[mine[same]].double(), seen.logp[theirs[same]].double()])
+    ours, said = both.split([int(same.sum())] * 2)
+    on = torch.nn.functional.pad(part.live[mine[same]], (0, both.shape[1] - part.live.shape[1]))
+    return (ours - said).abs()[on]
