@@ -23,6 +23,7 @@ from rekindle.train.meter import alarms
 from rekindle.train.ranks import RankLost
 from rekindle.train.refusals import evaluated_split
 from rekindle.train.retention import improved
+from rekindle.train.rewarded import attend
 from rekindle.train.ruled import evaluated_by
 from rekindle.train.run import Run
 from rekindle.train.searches import flat
@@ -32,6 +33,7 @@ from rekindle.train.taking import halted_step, keeps_rollouts, save_together, st
 def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
     """Take the steps that are left. Every record goes to `log` and to `heard` (the live view)."""
     steps = run.resolved.config.steps
+    attend(run, heard)
     while run.step_index < steps:
         began = time.perf_counter()
         run.seconds, run.last_rollouts, run.drawn = {}, [], 0

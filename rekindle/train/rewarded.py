@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rollouts import Rollouts
-from rekindle.train.loud import Level
+from rekindle.train.loud import Level, Listener
 
 if TYPE_CHECKING:
     from rekindle.train.run import Run
 
 ONE_VALUE = "one_value"
 """In `run.memory`: function -> {value, steps, responses} since the start; None once it has given two values."""
+
+
+def attend(run: Run, heard: Listener) -> None:
+    """Have a reward function told of that does not come back. A note alone: how long it takes belongs to no record."""
+    if run.verifier.rewards is not None:
+        patience = run.verifier.rewards.patience
+        patience.seconds = run.resolved.config.guards.slow
+        patience.tell = lambda text: heard({"kind": "note", "step": run.step_index, "text": text})
 
 
 def reward_levels(run: Run, seen: Sequence[tuple[Rollouts, Verdicts]]) -> Iterator[Level]:

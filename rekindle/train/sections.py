@@ -173,7 +173,8 @@ class Guards:
     constant: steps in which a reward function has only ever given one value. unsolved: steps without any success since
     the start. visits: of a prompt that is never graded. gap: mean difference of log-probs between the local sampler
     and the training model in nats, None by dtype. still: steps in a row in which no update changed anything though
-    there was signal; the run warns at the second and stops after so many.
+    there was signal; the run warns at the second and stops after so many. slow: seconds after which a reward function
+    that has not come back is told of.
     """
 
     truncated: Share = 0.5
@@ -188,3 +189,4 @@ class Guards:
     visits: Count = 3
     gap: Annotated[float, Field(gt=0)] | None = None
     still: Count = 5
+    slow: Annotated[float, Field(gt=0)] = 120.0

@@ -14,6 +14,7 @@ from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.tokens.rewards.base import Call
+from rekindle.tokens.rewards.patience import Patience
 
 _PATIENCE = 5.0
 """Seconds that work which does not heed its cancellation may hold up the end of a run."""
@@ -98,6 +99,11 @@ class Work:
     calls: Sequence[Call]
     prompts: Sequence[str] = ()
 
+    @property
+    def rows(self) -> int:
+        """The rows that are judged."""
+        return sum(len(call.rows) for call in self.calls)
+
     def arguments(self, call: Call) -> dict[str, Any]:
         """What the function takes of what a call has for it; InputError naming a parameter that nothing fills."""
         return accepted(self.name, self.function, call.offered, call.spare)
@@ -141,13 +147,17 @@ async def _awaited(answer: Awaitable[Any]) -> Any:
     return await answer
 
 
-def ask(works: Sequence[Work], loop: Loop) -> list[list[Any]]:
+def ask(works: Sequence[Work], loop: Loop, patience: Patience) -> list[list[Any]]:
     """The answers of every work, call by call: first the plain functions in order, then all async ones at once."""
-    answers = [[] if is_async(work.function) else work.now(loop) for work in works]
+    answers: list[list[Any]] = []
+    for work in works:
+        with patience.waiting(work.name, work.rows):
+            answers.append([] if is_async(work.function) else work.now(loop))
     waiting = [index for index, work in enumerate(works) if is_async(work.function)]
     if waiting:
         pending = [[(call, works[i].arguments(call)) for call in works[i].calls] for i in waiting]
-        found = loop.run(_together([works[i] for i in waiting], pending))
+        with patience.waiting("', '".join(works[i].name for i in waiting), works[waiting[0]].rows):
+            found = loop.run(_together([works[i] for i in waiting], pending))
         for index, said in zip(waiting, found, strict=True):
             answers[index] = said
     return answers

@@ -15,6 +15,7 @@ from rekindle.errors import InputError
 from rekindle.tokens.rewards.base import Convention, Log, Progress, Told, TrainerState, gather
 from rekindle.tokens.rewards.calling import Loop, Work, accepted, ask
 from rekindle.tokens.rewards.conventions import convention_of
+from rekindle.tokens.rewards.patience import Patience
 from rekindle.tokens.rewards.rows import Names, unanswered
 from rekindle.tokens.rollouts import Example, Rollouts
 
@@ -64,12 +65,13 @@ class Rewards:
     """A weighted sum of reward functions.
 
     progress: where the run is, for functions that ask (`trainer_state`). names: the columns of the data, of which each
-    function gets all in every batch.
+    function gets all in every batch. patience: tells of one that does not come back.
     """
 
     rewards: tuple[Reward, ...]
     progress: Progress = field(default_factory=Progress, compare=False)
     names: Names = field(default_factory=Names, compare=False, repr=False)
+    patience: Patience = field(default_factory=Patience, compare=False, repr=False)
     loop: Loop = field(default_factory=Loop, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ class Rewards:
         calls = [way.calls(rollouts, now, log, names) for way, log in zip(ways, logs, strict=True)]
         works = [Work(r.name, r.function, asked, prompts) for r, asked in zip(self.rewards, calls, strict=True)]
         told: dict[str, Told] = {}
-        for work, way, log, answers in zip(works, ways, logs, ask(works, self.loop), strict=True):
+        for work, way, log, answers in zip(works, ways, logs, ask(works, self.loop, self.patience), strict=True):
             said = [way.cells(work.name, call, a, log) for call, a in zip(work.calls, answers, strict=True)]
             told[work.name] = gather(work.calls, said, log)
         return told
