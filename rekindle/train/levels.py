@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rollouts import Rollouts
 from rekindle.train.drawn import drawn
 from rekindle.train.events import Log
-from rekindle.train.guards import NAMED
-from rekindle.train.loud import LEVELS, Level, Listener, warn
-from rekindle.train.moved import MOVED, REMEDIES, STILL
+from rekindle.train.guards import NAMED, refuse_malformed
+from rekindle.train.loud import Level, Listener, raise_level, raised, warn
+from rekindle.train.moved import CAUSES, MOVED, REMEDIES
 from rekindle.train.rewarded import reward_levels
 
 if TYPE_CHECKING:
@@ -25,20 +26,34 @@ if TYPE_CHECKING:
 Seen = Sequence[tuple[Rollouts, Verdicts]]
 COMPARED = 4
 """Responses that a group has at least, for equal ones among them to say something."""
-NEVER, FAILED = "ungraded", "unsolved"
-"""In `run.memory`: prompt -> visits without any grade; [steps, responses] without a success, None after one."""
+NEVER, FAILED, STILL = "ungraded", "unsolved", "still"
+"""In `run.memory`: prompt -> visits without any grade; [steps, responses] without a success, None after one; steps in a
+row in which no update changed anything, and why."""
 
 
 def warn_of_step(run: Run, log: Log, heard: Listener) -> None:
     """Warn of what the step that was just taken shows; GuardStop where going on would train nothing."""
-    seen = [(r, v) for r, v in run.last_rollouts if r.given is None and len(r)]
-    levels: list[Level] = [*run.live.pop(LEVELS, [])]
-    if seen:
-        levels += [*sampled(run, seen), *graded(run, seen), *voted(run, seen), *unsolved(run, seen)]
-        levels += [*never_graded(run, seen), *reward_levels(run, seen)]
-    still = standing(run)
-    warn(run, [*levels, *still], log, heard)
+    levels = raised(run)
+    if levels is None:  # a method without a gradient gathers no batch
+        measure(run)
+        levels = raised(run) or []
+    warn(run, [*levels, *standing(run)], log, heard)
     refuse_still(run)
+
+
+def look_over(run: Run, batch: Batch) -> None:
+    """What a step's batch must be (GuardStop), and the levels of what was sampled for it. Before any update."""
+    refuse_malformed(run, batch)
+    measure(run)
+
+
+def measure(run: Run) -> None:
+    """Raise the levels of what this step has sampled, once all of it is there."""
+    seen = [(r, v) for r, v in run.last_rollouts if r.given is None and len(r)]
+    if seen:
+        shares = (*sampled(run, seen), *graded(run, seen), *voted(run, seen))
+        for level in (*shares, *unsolved(run, seen), *never_graded(run, seen), *reward_levels(run, seen)):
+            raise_level(run, level)
 
 
 def shared(what: str, count: int, of: int, limit: float, remedy: str, **numbers: int) -> Level:
@@ -143,7 +158,7 @@ def visited(rollouts: Rollouts, grade: Tensor) -> list[tuple[str, bool]]:
 
 def standing(run: Run) -> Iterator[Level]:
     """Steps in a row in which no update changed anything, though there was signal."""
-    causes: list[str] | None = run.live.pop(STILL, None)
+    causes: list[str] | None = run.memory.pop(CAUSES, None)
     if causes is None:
         return
     still = bool(causes) and MOVED not in causes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rekindle.train.events import Log
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rekindle.train.run import Run
 
 LEVELS, ACTIVE = "levels", "warned"
-"""In `run.live`: the levels that were measured in this step; in `run.memory`: what has been told and has not ended."""
+"""In `run.memory`: the levels that this step has measured so far, and what has been told and has not ended."""
 RELIEF = 0.8
 """An episode ends below this share of its limit, so that a level that wavers around the limit is told once. House."""
 WARNING = "warning"
@@ -36,8 +36,14 @@ class Level:
 
 
 def raise_level(run: Run, level: Level) -> None:
-    """Add a level to those of this step."""
-    run.live.setdefault(LEVELS, []).append(level)
+    """Add a level to those of this step: plain values, saved with a run that is stopped inside the step."""
+    run.memory.setdefault(LEVELS, []).append({**asdict(level), "numbers": dict(level.numbers)})
+
+
+def raised(run: Run) -> list[Level] | None:
+    """The levels of this step, which are then forgotten; None where the step has measured none."""
+    told = run.memory.pop(LEVELS, None)
+    return None if told is None else [Level(**one) for one in told]
 
 
 def warn(run: Run, levels: Sequence[Level], log: Log, heard: Listener) -> None:

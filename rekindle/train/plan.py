@@ -31,7 +31,7 @@ FREE = (
     *("out", "track.sinks", "vllm.url", "ranks", "shard"),
     *(f"ray.{name}" for name in ("address", "samplers", "depth", "cpus", "gpus", "health", "restarts")),
 )
-"""Options that may differ between a run and its resumption."""
+"""Options that may differ between a run and its resumption, as all of `guards` may."""
 QUANTIZED = {"8bit": 1.0, "4bit": 0.57}  # bytes a weight, the scales of its blocks included
 
 
@@ -236,7 +236,7 @@ def compare_for_resume(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     """The names of the options that differ between two flat sets, sorted; where events go does not count."""
     usual = RunConfig(method="").flat()  # an option that an older version did not have stood at its default
     old = {**{name: usual[name] for name in new.keys() & usual.keys()}, **old}
-    names = (old.keys() | new.keys()) - set(FREE)
+    names = {name for name in old.keys() | new.keys() if name not in FREE and not name.startswith("guards.")}
     return sorted(name for name in names if name not in old or name not in new or old[name] != new[name])
 
 

@@ -35,8 +35,8 @@ from rekindle.train.candidates import factor_pairs, tried
 from rekindle.train.config import Resolved
 from rekindle.train.corrected import cap_of
 from rekindle.train.drawn import drawn, sampling_of, visits
-from rekindle.train.guards import refuse_malformed
 from rekindle.train.halt import Halt, Halted
+from rekindle.train.levels import look_over
 from rekindle.train.memory import memory_told
 from rekindle.train.meter import meter
 from rekindle.train.ruled import under
@@ -212,7 +212,7 @@ class Run:
     def gather(self, batch: Batch) -> Batch:
         """The batch, which all ranks have: the same, or the run stops; so where the sampler drew from other weights."""
         refuse_unlike(batch, self.step_index, self.ranks)
-        refuse_malformed(self, batch)
+        look_over(self, batch)
         if self.sampler.apart is not None:
             uids = [rollouts.uid[drawn(rollouts)] for rollouts, _ in self.last_rollouts]
             told = agreement(batch, uids, self.sampler.apart, cap_of(self.record.aggregate))

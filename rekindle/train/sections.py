@@ -160,7 +160,7 @@ class Track:
     sinks: tuple[str, ...] = ()
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Limit = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -177,12 +177,12 @@ class Guards:
     that has not come back is told of.
     """
 
-    truncated: Share = 0.5
-    empty: Share = 0.5
-    identical: Share = 0.5
-    ungraded: Share = 0.5
-    infra: Share = 0.05
-    unanswered: Share = 0.5
+    truncated: Limit = 0.5
+    empty: Limit = 0.5
+    identical: Limit = 0.5
+    ungraded: Limit = 0.5
+    infra: Limit = 0.05
+    unanswered: Limit = 0.5
     scale: Annotated[float, Field(gt=0)] = 1e4
     constant: Count = 5
     unsolved: Count = 10

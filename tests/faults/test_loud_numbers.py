@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from rekindle.errors import GuardStop
 from rekindle.tokens.sampling.local import LocalSampler
-from rekindle.train.checkpoint import checkpoints
+from rekindle.train.retention import checkpoints
 from rekindle.train.update import updated as real_update
 from tests.faults.conftest import Fault
 from tests.faults.runs import method_file, run

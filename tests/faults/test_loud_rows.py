@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rekindle.errors import GuardStop
+from rekindle.errors import GuardStop, Stopped
 from rekindle.tokens.grading.base import Grade
 from rekindle.tokens.grading.grader import Grader
 from rekindle.tokens.labels import MajorityVote
 from rekindle.tokens.sampling.local import LocalSampler
 from rekindle.train.events import read_events, timeless
+from rekindle.train.update import updated
 from tests.faults.conftest import Fault
 from tests.faults.runs import method_file, named, run, warnings
 
@@ -165,22 +167,41 @@ class Interrupted(Exception):
     """Stands for whatever ends a process."""
 
 
-def test_a_resumed_run_tells_the_same(tmp_path: Path, fault: Fault) -> None:
+def interrupted(record: dict[str, Any]) -> None:
+    """Ends the run after its fifth step."""
+    if record["kind"] == "step" and record["step"] == 5:
+        raise Interrupted
+
+
+@pytest.mark.parametrize("where", ["between two steps", "between two updates of a step"])
+def test_a_resumed_run_tells_the_same(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     options = {"rollout.max_tokens": 1, "guards.unsolved": 3, "empty_steps": 0, "checkpoint.every": 2}
+    options |= {"descent.minibatches": 2}
     run("grpo", tmp_path, steps=6, options=options)
-    whole = timeless(read_events(tmp_path / "run" / "events.jsonl"))
-
-    def stop(record: dict) -> None:
-        if record["kind"] == "step" and record["step"] == 5:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        run("grpo", tmp_path / "cut", steps=6, options=options, heard=stop)
+    if where == "between two steps":
+        with pytest.raises(Interrupted):
+            run("grpo", tmp_path / "cut", steps=6, options=options, heard=interrupted)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(Stopped, match=r"2 steps and 1 updates of the next"):
+            patch.setattr("rekindle.train.run.updated", signalled)
+            run("grpo", tmp_path / "cut", steps=6, options=options)
     run("grpo", tmp_path / "cut", steps=6, options=options, resume=True)
-    again = [r for r in timeless(read_events(tmp_path / "cut" / "run" / "events.jsonl")) if r["kind"] != "resume"]
-    assert [r["what"] for r in whole if r["kind"] == "warning"] == [
-        "responses were cut off",
-        "no response was ever right",
-    ]
-    assert whole == again
-    fault("rewards", "a run with warnings is cut off and resumed", "the same warnings at the same steps, none twice")
+    whole, again = (told(folder) for folder in (tmp_path, tmp_path / "cut"))
+    names = [record["what"] for record in whole if record["kind"] == "warning"]
+    assert names == ["responses were cut off", "no response was ever right"] and whole == again
+    fault("rewards", f"a run with warnings is cut off {where} and resumed", "the same warnings at the same steps")
+
+
+def signalled(run: Any, part: Any, method: Any, index: int) -> Any:
+    """An update, during the first of step 2 of which SIGTERM arrives."""
+    if (run.step_index, index) == (2, 0):
+        signal.raise_signal(signal.SIGTERM)
+    return updated(run, part, method, index)
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    """What a run has recorded, but that it was stopped and went on."""
+    records = timeless(read_events(folder / "run" / "events.jsonl"))
+    return [record for record in records if record["kind"] not in ("resume", "stop")]
