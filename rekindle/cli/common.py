@@ -72,8 +72,10 @@ def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """One line on stderr, where all that is no result goes."""
-    print(f"rekindle: {' '.join(text.split())}", file=sys.stderr)
+    """One line on stderr, where all that is no result goes; without secrets, for logs are kept and shown."""
+    from rekindle.tokens.private import redacted
+
+    print(f"rekindle: {redacted(' '.join(text.split()))}", file=sys.stderr)
 
 
 def console() -> Console:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
+from rekindle.tokens.private import redacted
 
 RESERVED = ("kind", "step", "time", "nonfinite")
 RESUME = "resume"
@@ -88,7 +89,9 @@ class EventLog:
         if nonfinite:
             record["nonfinite"] = nonfinite
         record["time"] = _finite({"unix": _now(), **(time or {})}, "", [])
-        self._append((json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+        text = redacted(json.dumps(record, allow_nan=False, ensure_ascii=False))
+        self._append(f"{text}
+".encode("utf-8", "replace"))
         return record
 
     def _append(self, line: bytes) -> None:

@@ -9,6 +9,7 @@ from rekindle.errors import InputError
 from rekindle.tokens.heads import unwrapped
 from rekindle.tokens.loader import Loaded, context_length
 from rekindle.tokens.lora import adapted_layers
+from rekindle.tokens.sampling.access import read_token
 from rekindle.tokens.sampling.base import Sampler
 from rekindle.tokens.sampling.engine import Engine
 from rekindle.tokens.sampling.local import LocalSampler
@@ -69,7 +70,7 @@ def make_engine(config: RunConfig, loaded: Loaded, task: Task) -> Engine:
     """vLLM in this process, or the server that `vllm.url` names."""
     asked = config.vllm
     if asked.url is not None:
-        return RemoteEngine(asked.url, asked.timeout)
+        return RemoteEngine(asked.url, asked.timeout, read_token(asked.token_file))
     return VllmEngine(make_start(config, loaded, task))
 
 

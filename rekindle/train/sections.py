@@ -39,7 +39,8 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Vllm:
-    """vLLM as the sampler. url: of a `rekindle serve`; None: in this process, where the next six count.
+    """vLLM as the sampler. url: of a `rekindle serve`; None: in this process, where the next six count. token_file: of
+    mode 600, with the server's token (None: $REKINDLE_TOKEN, where the server asks for one).
 
     dtype: None as the run's. max_model_len: longest prompt and response, None as the data needs. seats: sequences
     decoded at once. memory: share of the device's memory (on a CPU: as much as the seats need). eager: no compilation,
@@ -62,6 +63,7 @@ class Vllm:
     probe: Count = 8
     tolerance: Annotated[float, Field(gt=0)] | None = None
     timeout: Annotated[float, Field(gt=0)] = 600.0
+    token_file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

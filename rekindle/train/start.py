@@ -14,6 +14,7 @@ import torch
 from rekindle.core.ranks import Together
 from rekindle.errors import InputError
 from rekindle.tokens.heads import unwrapped
+from rekindle.tokens.private import refuse_private
 from rekindle.tokens.rewards import reward_files
 from rekindle.tokens.tasks.base import Task
 from rekindle.train import lock, runfile
@@ -57,6 +58,7 @@ def prepare(asked: Asked, resume: bool = False) -> tuple[Resolved, Task]:
 
     resume: where its folder holds a run, that run's work stays cut as it is, however many ranks share it now.
     """
+    refuse_private(asked.toml, asked.sets, {**asked.flags, "method": asked.method})
     found = find_method(asked.method)
     record = make_method(found)
     task = source_task(asked.toml, asked.sets, asked.flags)

@@ -193,7 +193,7 @@ class World:
         fresh = Path(tempfile.mkdtemp(dir=self.folder))
         (fresh / "main.py").write_text(source)
         held = [os.open(path, os.O_RDONLY) for path in (self.out / "canary", self.out)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
         bare = [] if "import numpy" in source or "import rekindle" in source else ["-I", "-S"]  # which starts sooner
         line = [sys.executable, *bare, str(fresh / "main.py")]
         kept = {"pass_fds": held, "cwd": fresh, "env": env, "start_new_session": True}

@@ -15,23 +15,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rekindle.errors import EngineDead, InputError
+from rekindle.tokens.private import redacted
+from rekindle.tokens.sampling.access import header
 from rekindle.tokens.sampling.engine import About, Ask, Got, How
 from rekindle.tokens.sampling.fingerprints import Prints
 
 START = "start one by `rekindle serve --model DIR` in the environment that has vLLM"
-REFUSED, OTHERS = 422, 409
-"""Status codes: what was asked cannot be done; the engine holds weights that this client did not push."""
+REFUSED, OTHERS, STRANGER = 422, 409, 401
+"""Status codes: what was asked cannot be done; the engine holds weights that this client did not push; no token."""
 
 
 class RemoteEngine:
     """An `Engine` that speaks to a server. It must be this run's own: weights pushed by another are refused."""
 
-    def __init__(self, url: str, timeout: float = 600.0) -> None:
-        """Raises `InputError` where no such server answers."""
+    def __init__(self, url: str, timeout: float = 600.0, token: str | None = None) -> None:
+        """token: that the server asks for. Raises `InputError` where no such server answers."""
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme != "http" or not parts.hostname:
-            raise InputError(f"vllm.url is '{url}': give http://HOST:PORT of a `rekindle serve`")
-        self.url, self.timeout = url, timeout
+            raise InputError(f"vllm.url is '{redacted(url)}': give http://HOST:PORT of a `rekindle serve`")
+        if parts.username is not None:
+            raise InputError(f"vllm.url is '{redacted(url)}': give the token by $REKINDLE_TOKEN or vllm.token_file")
+        self.url, self.timeout, self._shown = url, timeout, header(token)
         self._host, self._port = parts.hostname, parts.port or 80
         self._weights = ""
         try:
@@ -75,7 +79,7 @@ class RemoteEngine:
         line = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
         try:
             data = None if body is None else json.dumps(body)
-            line.request("GET" if data is None else "POST", f"/{what}", body=data)
+            line.request("GET" if data is None else "POST", f"/{what}", body=data, headers=self._shown)
             answer = line.getresponse()
             told = json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -92,6 +96,11 @@ class RemoteEngine:
             raise EngineDead(
                 f"the vLLM server at {self.url} was restarted or given the weights of another run: give each run a "
                 "server of its own and run the same command with --resume"
+            )
+        if status == STRANGER:
+            raise InputError(
+                f"the vLLM server at {self.url} asks for another token: give its own by $REKINDLE_TOKEN or "
+                "vllm.token_file"
             )
         if status == REFUSED:
             raise InputError(f"the vLLM server at {self.url} refuses: {told['error']}")

@@ -1,11 +1,12 @@
 """A small server over one engine: `about`, `generate`, `load`, `sleep`, one request at a time, JSON both ways.
 
-It loads safetensors from its exchange folder and nothing else; it runs no code that a request brings. It asks nobody
-who they are, so it listens on this machine only unless it is told otherwise.
+It loads safetensors from its exchange folder and nothing else; it runs no code that a request brings. With a token it
+answers nobody who does not show it; without one it listens on this machine only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,10 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rekindle.errors import EngineDead, InputError
+from rekindle.tokens.sampling.access import admitted, refuse_open
 from rekindle.tokens.sampling.engine import Ask, Engine, How
-from rekindle.tokens.sampling.vllm_remote import OTHERS, REFUSED
+from rekindle.tokens.sampling.vllm_remote import OTHERS, REFUSED, STRANGER
 
 FAILED, UNKNOWN = 500, 404
+MOST = 1 << 30
+"""Bytes of a request."""
 SILENT = 30
 """Seconds after which a connection that says nothing is closed."""
 
@@ -65,7 +69,7 @@ class Answers:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(f"'{name}' is no safetensors file of the exchange folder")
         place = self.exchange / name
-        if not place.is_file():
+        if place.is_symlink() or not place.is_file():
             raise InputError(f"{place} is not there: start the server with --exchange DIR, a folder that both see")
         self.weights = ""  # whatever happens next, no client may take the engine for its own
         try:
@@ -82,10 +86,7 @@ def _folder(exchange: Path | None) -> Path:
     return folder.resolve()
 
 
-def make_server(engine: Engine, host: str, port: int, exchange: Path | None) -> HTTPServer:
-    """A server that is ready to `serve_forever`; port 0 takes a free one. `InputError` where the port is taken."""
-    answers = Answers(engine, _folder(exchange))
-
+def _handler(answers: Answers, token: str | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         """One request. Silent connections are dropped, so that one cannot hold up the others."""
 
@@ -96,15 +97,19 @@ def make_server(engine: Engine, host: str, port: int, exchange: Path | None) -> 
             self._reply(None)
 
         def do_POST(self) -> None:
-            """Everything else."""
-            try:
-                body = json.loads(self.rfile.read(max(0, int(self.headers["Content-Length"] or 0))))
-            except ValueError:
-                body = None
+            """Everything else. What a stranger sends is not read."""
+            body = None
+            if admitted(self.headers["Authorization"], token):
+                with contextlib.suppress(ValueError, RecursionError):
+                    size = int(self.headers["Content-Length"] or 0)
+                    body = json.loads(self.rfile.read(min(max(0, size), MOST)))
             self._reply(body)
 
         def _reply(self, body: Any) -> None:
-            status, told = answers(self.path, body, self.headers["Origin"])
+            if admitted(self.headers["Authorization"], token):
+                status, told = answers(self.path, body, self.headers["Origin"])
+            else:
+                status, told = STRANGER, {"error": "no token, or another one"}
             data = json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -115,7 +120,17 @@ def make_server(engine: Engine, host: str, port: int, exchange: Path | None) -> 
         def log_message(self, format: str, *args: Any) -> None:
             """Silence: the run's own log says what happens."""
 
+    return Handler
+
+
+def make_server(engine: Engine, host: str, port: int, exchange: Path | None, token: str | None = None) -> HTTPServer:
+    """A server that is ready to `serve_forever`; port 0 takes a free one. token: that a request must show, None: none.
+
+    `InputError` where the port is taken, or where other machines could ask and there is no token.
+    """
+    refuse_open(host, token)
+    answers = Answers(engine, _folder(exchange))
     try:
-        return HTTPServer((host, port), Handler)
+        return HTTPServer((host, port), _handler(answers, token))
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port} ({error}): give another --port") from error
