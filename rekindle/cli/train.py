@@ -44,6 +44,7 @@ Config = Annotated[str | None, typer.Option(help="a run.toml to start from", met
 Sets = Annotated[list[str] | None, typer.Option("--set", help="any option, repeatable", metavar="PATH=VALUE")]
 Out = Annotated[str | None, typer.Option(help="the run folder (default runs/METHOD-TASK-seedN)", metavar="DIR")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the folder's last checkpoint")]
+StopOnCollapse = Annotated[bool, typer.Option("--stop-on-collapse", help="save and stop at a collapse (exit code 3)")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan, its memory and every option, then stop")]
 AssumeGpus = Annotated[str | None, typer.Option(help="with --dry-run: plan for these", metavar="COUNTxMEMORY")]
 NoProbe = Annotated[bool, typer.Option("--no-probe", help="with --dry-run: measure no speed")]
@@ -77,6 +78,7 @@ def train(
     sets: Sets = None,
     out: Out = None,
     resume: Resume = False,
+    stop_on_collapse: StopOnCollapse = False,
     dry: DryRun = False,
     assume_gpus: AssumeGpus = None,
     no_probe: NoProbe = False,
@@ -109,6 +111,7 @@ def train(
         "device": device,
         "dtype": dtype,
         "out": out,
+        "watch.stop": stop_on_collapse or None,
     }
     flags = {name: value for name, value in given.items() if value is not None}
     asked = Asked(method, flags, tuple(sets or ()), runfile.read(config) if config is not None else None)

@@ -1,6 +1,6 @@
-"""The entropy law R = -a e^H + b (arXiv 2505.22617) and an exponential decay of entropy over steps, by least squares.
+"""An exponential decay of entropy over steps by least squares, and what bootstraps it and the entropy law.
 
-The law knows no step: the decay H(t) = floor + (start - floor) e^(-t/tau) is ours, and joins the two.
+The law (`train/law.py`) knows no step: the decay H(t) = floor + (start - floor) e^(-t/tau) is ours, and joins the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
-Array = Float[np.ndarray, " N"]
+from rekindle.train.law import Array
+
 Fit = TypeVar("Fit")
 
 TAUS = 300
@@ -23,23 +24,6 @@ HUBER = 1.345
 """Residuals beyond so many robust standard deviations count less (Huber; 95 % efficient on normal errors)."""
 NORMAL_MAD = 1.4826
 """Standard deviation of a normal variable over its median absolute deviation."""
-
-
-@dataclass(frozen=True)
-class Law:
-    """R = -a e^H + b, with H in nats a token and R a share."""
-
-    a: float
-    b: float
-
-    @property
-    def ceiling(self) -> float:
-        """The score where no entropy is left."""
-        return self.b - self.a
-
-    def score(self, entropy: Array) -> Array:
-        """R at each entropy."""
-        return self.b - self.a * np.exp(entropy)
 
 
 @dataclass(frozen=True)
@@ -62,13 +46,6 @@ class Decay:
         if self.floor >= level:
             return math.inf
         return self.first + self.tau * math.log((self.start - self.floor) / (level - self.floor))
-
-
-def fit_law(entropy: Array, score: Array) -> Law:
-    """Linear least squares on x = -e^H, at two different entropies or more."""
-    columns = np.stack([-np.exp(entropy), np.ones_like(entropy)], axis=1)
-    (a, b), *_ = np.linalg.lstsq(columns, score, rcond=None)
-    return Law(float(a), float(b))
 
 
 def fit_decay(step: Array, entropy: Array) -> Decay:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from rekindle.errors import InputError
-from rekindle.report.fits import Array, Decay, Law, bootstrap, fit_decay, fit_law, interval, rmse
+from rekindle.report.fits import Decay, bootstrap, fit_decay, interval, rmse
 from rekindle.report.series import MIN_EVALS, Series, series
+from rekindle.train.law import Array, Law, fit_law
 
 SPENT = 0.05
 """Nats a token below which entropy counts as spent."""

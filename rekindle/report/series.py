@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rekindle.errors import InputError
-from rekindle.report.fits import Array
+from rekindle.train.law import Array
 
 MIN_EVALS = 5
 UNKNOWN = (

@@ -15,6 +15,7 @@ from rekindle.train import options
 from rekindle.train.aliases import translate
 from rekindle.train.checks import check, warnings
 from rekindle.train.corrected import corrected
+from rekindle.train.remedies import stop_notes
 from rekindle.train.searches import unused, without_descent
 from rekindle.train.settings import RunConfig
 from rekindle.train.staged import places
@@ -108,7 +109,7 @@ def resolve(
     origin |= {path: "sampler" for path, value in options.flatten(record).items() if before.get(path, origin) != value}
     notes += more
     check(record, config.rollout)
-    notes += warnings(record) + unused(record, origin)
+    notes += warnings(record) + unused(record, origin) + stop_notes(config.watch, config.evaluate.every)
     known = [*config.flat(), *options.flatten(record)]
     return Resolved(config, record, {path: origin.get(path, "method") for path in known}, tuple(notes))
 

@@ -12,6 +12,7 @@ from rekindle.tokens.sampling.base import Clocked
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import save_model
+from rekindle.train.collapse import noted, told_to_stop, watched
 from rekindle.train.digests import digests
 from rekindle.train.durable import partial_of, publish
 from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, quick_ks, spread
@@ -47,7 +48,7 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
         run.step_index += 1
         run.memory["empty_steps"] = 0 if metrics["signal"][0] else run.memory["empty_steps"] + 1
         seconds = time.perf_counter() - began
-        heard(log.write("step", run.step_index, values, time=timing(run, seconds)))
+        heard(noted(run, log.write("step", run.step_index, values, time=timing(run, seconds))))
         write_digests(run, log)
         for text in warned:
             heard({"kind": "note", "step": run.step_index, "text": text})
@@ -56,6 +57,7 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
         warn_of_step(run, log, heard)
         saved = after_step(run, folder, log, heard)
         refuse_to_spin(run)
+        refuse_to_collapse(run, folder, log, saved)
         if run.step_index < steps and (number := run.halt.agreed(run.ranks)) is not None:
             stop(run, folder, log, heard, number, saved=saved)
 
@@ -85,13 +87,24 @@ def refuse_to_spin(run: Run) -> None:
         )
 
 
+def refuse_to_collapse(run: Run, folder: Folder | None, log: Log, saved: bool) -> None:
+    """GuardStop, the step saved, where the run is to stop at a collapse and shows one. saved: whether it is already."""
+    why = told_to_stop(run, None if folder is None else folder.checkpoints)
+    if why is None:
+        return
+    if folder is not None and not saved:
+        save_together(run, folder, log)
+    raise GuardStop(why)
+
+
 def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bool:
     """Evaluate, keep rollouts and checkpoint where this step asks for it; whether there is a checkpoint of it."""
     config, best = run.resolved.config, False
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
         values = kept_evaluation(run, folder, log)
-        heard(log.write("eval", run.step_index, values))
+        heard(noted(run, log.write("eval", run.step_index, values)))
         best = improved(run.memory, config.checkpoint.best, run.step_index, values)
+    watched(run, log, heard)
     if folder is None:
         return False
     if run.last_rollouts and keeps_rollouts(run, run.step_index):

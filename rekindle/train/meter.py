@@ -17,6 +17,7 @@ from rekindle.core.types import Metrics, add_metrics
 from rekindle.tokens.labels import Label, Verdicts
 from rekindle.tokens.rollouts import Rollouts
 from rekindle.tokens.verify import Verifier
+from rekindle.train.health import health_metrics
 
 NO_ANSWER, DEAD = 0.5, 0.9
 """Shares of responses without an answer, and of groups without a signal, above which a first step is told of."""
@@ -46,6 +47,7 @@ def meter(rollouts: Rollouts, verdicts: Verdicts, trained: Tensor, label: Label,
         metrics |= entropy_by_success(rollouts.entropy, mask & graded[:, None], verdicts.success)
     metrics |= group_metrics(rollouts.take(trained), verdicts.take(trained))
     metrics |= way_metrics(rollouts.take(trained), verifier)
+    metrics |= health_metrics(rollouts, verdicts)
     if label.votes:
         metrics |= vote_metrics(rollouts, verdicts, truth, verifier)
     return metrics

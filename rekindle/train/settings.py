@@ -22,6 +22,7 @@ from rekindle.train.sections import (
     Rollout,
     Track,
     Vllm,
+    Watch,
     Whole,
 )
 
@@ -87,6 +88,7 @@ class RunConfig:
     evaluate: Evaluate = field(default_factory=Evaluate)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)
+    watch: Watch = field(default_factory=Watch)
 
     def system(self, own: str | None) -> str | None:
         """The system prompt of the run, given the task's `own`."""

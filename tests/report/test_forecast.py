@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from rekindle.errors import InputError
-from rekindle.report.fits import Decay, Law, bootstrap, fit_decay, fit_law, huber_weights, interval, rmse
+from rekindle.report.fits import Decay, bootstrap, fit_decay, huber_weights, interval, rmse
 from rekindle.report.forecast import NUMBERS, Forecast, outcome, windows
 from rekindle.report.forecast import forecast as fit
 from rekindle.report.series import UNKNOWN, interventions, label_free, series
+from rekindle.train.law import Law, fit_law
 
 GRPO = {"collect.label": "Verified", "objective": "Clip", "objective.low": 0.8, "objective.high": 1.2}
 TTRL = {**GRPO, "collect.label": "MajorityVote"}

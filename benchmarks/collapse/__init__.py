@@ -1,0 +1,1 @@
+"""How well the watch foretells a collapse: labelled runs, a rule tuned on some of them and scored on the others."""
