@@ -90,8 +90,7 @@ class EventLog:
             record["nonfinite"] = nonfinite
         record["time"] = _finite({"unix": _now(), **(time or {})}, "", [])
         text = redacted(json.dumps(record, allow_nan=False, ensure_ascii=False))
-        self._append(f"{text}
-".encode("utf-8", "replace"))
+        self._append(f"{text}\n".encode("utf-8", "replace"))
         return record
 
     def _append(self, line: bytes) -> None:
