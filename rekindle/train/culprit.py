@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from rekindle.core.method import PolicyGradient
 from rekindle.core.types import Batch, Now
 from rekindle.errors import GuardStop
-from rekindle.train.guards import NAMED, Hole, asked_columns, column_hole, hole, stopped
+from rekindle.train.guards import NAMED, Hole, column_hole, hole, stopped
 from rekindle.train.quarantine import not_finite, quarantine
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def refuse_not_finite(
     said = hole("the policy's log-prob", now.logp, part)
     if math.isfinite(loss) and math.isfinite(norm) and said is None:
         return
-    found = column_hole(part, asked_columns(method)) or said or in_loss(part, now, method)
+    found = said or in_loss(part, now, method)  # what was asked for has been looked at before the pass
     if found is not None:
         raise stopped(run, part, now, index, found, DIVERGED if found is said else LOSS)
     where = run.ranks.exchange(quarantine(run.folder, run.step_index, index, part, now))[0]
@@ -75,10 +75,10 @@ def broken_gradients(named: Sequence[tuple[str, torch.nn.Parameter]]) -> list[st
     return [name for name, p in named if p.grad is not None and not torch.isfinite(_local(p.grad)).all()]
 
 
-def refuse_overflow(run: Run, index: int) -> None:
-    """GuardStop after an update that left a weight, or a moment of the optimiser, that is no finite number.
+def refuse_overflow(run: Run) -> None:
+    """GuardStop after a step, before it is saved, that left a weight or a moment of the optimiser that is not finite.
 
-    Norms screen (one read of the memory); only where one is not finite the numbers are counted.
+    A norm screens (one read of the memory); only where it is not finite the numbers are counted.
     """
     tensors = {name: _local(p.detach()) for name, p in run.trainable()}
     for name, parameter in run.trainable():
@@ -96,7 +96,7 @@ def refuse_overflow(run: Run, index: int) -> None:
     told = [name for one in run.ranks.exchange(names) for name in one] if run.ranks.sharded else names
     if told:
         raise GuardStop(
-            f"step {run.step_index}: update {index} left weights that are not finite: {', '.join(told[:NAMED])} "
+            f"step {run.step_index} left weights that are not finite: {', '.join(told[:NAMED])} "
             f"({len(told)} tensors); lower descent.lr or set descent.grad_clip=1, then --resume goes on from the last "
             "checkpoint"
         )

@@ -13,6 +13,7 @@ from rekindle.core.types import Batch
 from rekindle.errors import GuardStop
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rollouts import Rollouts
+from rekindle.train.culprit import refuse_overflow
 from rekindle.train.drawn import drawn
 from rekindle.train.events import Log
 from rekindle.train.guards import NAMED, refuse_malformed
@@ -32,7 +33,8 @@ row in which no update changed anything, and why."""
 
 
 def warn_of_step(run: Run, log: Log, heard: Listener) -> None:
-    """Warn of what the step that was just taken shows; GuardStop where going on would train nothing."""
+    """Warn of what the step that was just taken shows; GuardStop where it broke the weights, or trains nothing."""
+    refuse_overflow(run)
     levels = raised(run)
     if levels is None:  # a method without a gradient gathers no batch
         measure(run)

@@ -11,7 +11,7 @@ from rekindle.core.ranks import sum_gradients
 from rekindle.core.types import Batch, Update, add_metrics
 from rekindle.core.watch import watched
 from rekindle.train.asked import asked
-from rekindle.train.culprit import refuse_not_finite, refuse_overflow
+from rekindle.train.culprit import refuse_not_finite
 from rekindle.train.guards import refuse_holes
 from rekindle.train.matching import agree
 from rekindle.train.memory import memory_told
@@ -44,7 +44,6 @@ def updated(run: Run, part: Batch, method: PolicyGradient, index: int) -> Update
     at_rates(run.optimizer, descent)
     run.optimizer.step()
     refuse_drift(run.trainable(), run.step_index, index, norm, ranks)
-    refuse_overflow(run, index)
     note_moved(run, part, method, index, marks, norm)
     run.stale = True
     more = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0), "grad_clipped": (float(norm > limit), 1.0)}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from rekindle.errors import GuardStop
 from rekindle.tokens.sampling.local import LocalSampler
+from rekindle.train import update
 from rekindle.train.retention import checkpoints
 from rekindle.train.update import updated as real_update
 from tests.faults.conftest import Fault
@@ -125,11 +126,25 @@ def test_a_column_of_another_shape(tmp_path: Path, fault: Fault) -> None:
     fault("numbers", "logp_old one token short", "GuardStop naming both shapes", str(stop.value))
 
 
+def test_log_probs_of_the_policy_that_are_none(tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = update.backward
+
+    def backward(policy, batch, method, micro_batch, **how):
+        loss, now, metrics = real(policy, batch, method, micro_batch, **how)
+        now.logp[3, 0] = torch.nan
+        return loss, now, metrics
+
+    monkeypatch.setattr(update, "backward", backward)
+    with pytest.raises(
+        GuardStop, match=r"the policy's log-prob is nan in 1 of \d+ tokens \(1 of 8 rows: uid 3 "
+    ) as stop:
+        run("grpo", tmp_path)
+    fault("numbers", "the policy says nan of one token, and the loss is finite", "GuardStop naming it", str(stop.value))
+
+
 def test_a_gradient_that_is_none_names_its_tensor(
     tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rekindle.train import update
-
     real = update.clip
 
     def clip(parameters, limit):
@@ -155,9 +170,10 @@ def test_what_an_update_leaves_is_looked_at(
         found.view(-1)[5] = math.inf
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    with pytest.raises(GuardStop, match=r"update 0 left weights that are not finite: .* in 1 of \d+ numbers") as stop:
+    with pytest.raises(GuardStop, match=r"step 1 left weights that are not finite: .* in 1 of \d+ numbers") as stop:
         run("grpo", tmp_path)
     assert ("exp_avg_sq" in str(stop.value)) == (what != "a weight")
+    assert not checkpoints(tmp_path / "run" / "checkpoints")
     fault("numbers", f"an update leaves {what} at inf", "GuardStop, nothing is saved of it", str(stop.value))
 
 

@@ -80,15 +80,19 @@ def method():
     assert named(tmp_path, STILL) == []
 
 
-def test_an_optimiser_over_other_tensors(tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["the optimiser holds copies of the weights", "every weight is frozen"])
+def test_an_optimiser_over_other_tensors(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     def other(model, record, heads=None):
         copies = [torch.nn.Parameter(p.detach().clone()) for p in model.parameters()]
+        model.requires_grad_(what != "every weight is frozen")
         return torch.optim.AdamW([{"params": copies}], lr=1.0)
 
     monkeypatch.setattr("rekindle.train.build.make_optimizer", other)
     with pytest.raises(GuardStop, match=r"update 0 changed no weight: the optimiser holds none of the tensors") as stop:
         run("grpo", tmp_path, options={"rollout.prompts": 8})
-    fault("numbers", "the optimiser holds copies of the weights", "GuardStop at the first update", str(stop.value))
+    fault("numbers", what, "GuardStop at the first update", str(stop.value))
 
 
 def test_a_write_between_updates(tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
