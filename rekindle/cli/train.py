@@ -113,7 +113,7 @@ def train(
         "out": out,
         "watch.stop": stop_on_collapse or None,
     }
-    flags = {name: value for name, value in given.items() if value is not None}
+    flags = {n: v for n, v in given.items() if v is not None} | ({"watch.stop": True} if stop_on_collapse else {})
     asked = Asked(method, flags, tuple(sets or ()), runfile.read(config) if config is not None else None)
     if json and not dry:
         raise InputError("--json prints a plan: add --dry-run, or drop it and read the run folder's events.jsonl")

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rekindle.train.evaluate import quick_ks
 from rekindle.train.law import Law, fit_law
 from rekindle.train.remedies import PAGE, remedy, said
+from rekindle.train.retention import BEST
 from rekindle.train.sections import Watch
+from rekindle.train.settings import RunConfig
 from rekindle.train.signals import CLEAR, SIGNALS, Finding
 from rekindle.train.traces import PASS, Trace, fresh, remember, seen
 
@@ -162,6 +165,13 @@ def bought(trace: Trace) -> tuple[Law, str] | None:
     return law, told
 
 
+def kept_by(config: RunConfig) -> str | None:
+    """The metric whose best checkpoint stays: `checkpoint.best`, or the widest pass@k if a collapse stops the run."""
+    if config.checkpoint.best is not None or not config.watch.stop:
+        return config.checkpoint.best
+    return f"{PASS}{max(quick_ks(config.evaluate.samples))}"
+
+
 def told_to_stop(run: Run, checkpoints: Path | None) -> str | None:
     """Why the run ends here, where `watch.stop` is set and it is collapsing; the first rank decides.
 
@@ -187,7 +197,7 @@ def told_to_stop(run: Run, checkpoints: Path | None) -> str | None:
 
 def best(checkpoints: Path) -> str:
     """The best checkpoint that is kept, in words."""
-    file = checkpoints / "best.json"
+    file = checkpoints / BEST
     if not file.is_file():
         return ""
     told = json.loads(file.read_text(encoding="utf-8"))

@@ -53,6 +53,5 @@ def repetition(ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> tuple[floa
     coded = (ids.long().unfold(1, GRAM, 1) * torch.tensor(_ODD, device=ids.device)).sum(dim=2)
     order = torch.arange(coded.shape[1], device=ids.device).expand_as(coded)
     seen = torch.where(whole, coded, -1 - order)  # what is no n-gram is unlike all of its row
-    ordered, place = seen.sort(dim=1)
-    again = (ordered[:, 1:] == ordered[:, :-1]) & whole.gather(1, place[:, 1:])
-    return float(again.sum()), float(whole.sum())
+    ordered = seen.sort(dim=1).values
+    return float((ordered[:, 1:] == ordered[:, :-1]).sum()), float(whole.sum())

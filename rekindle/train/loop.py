@@ -12,7 +12,7 @@ from rekindle.tokens.sampling.base import Clocked
 from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import save_model
-from rekindle.train.collapse import noted, told_to_stop, watched
+from rekindle.train.collapse import kept_by, noted, told_to_stop, watched
 from rekindle.train.digests import digests
 from rekindle.train.durable import partial_of, publish
 from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, quick_ks, spread
@@ -103,7 +103,7 @@ def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bo
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
         values = kept_evaluation(run, folder, log)
         heard(noted(run, log.write("eval", run.step_index, values)))
-        best = improved(run.memory, config.checkpoint.best, run.step_index, values)
+        best = improved(run.memory, kept_by(config), run.step_index, values)
     watched(run, log, heard)
     if folder is None:
         return False

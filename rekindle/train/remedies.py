@@ -95,5 +95,5 @@ def stop_notes(watch: Watch, evaluated: int) -> list[str]:
         return []
     return [
         "stopping at a collapse without held-out evaluation: signs of the training alone decide, which err more often "
-        f"({PAGE}); set evaluate.every, and checkpoint.best=pass@16 to keep the best checkpoint"
+        f"({PAGE}), and no checkpoint is kept as the best: set evaluate.every"
     ]

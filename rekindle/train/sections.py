@@ -164,6 +164,41 @@ class Track:
     sinks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Watch:
+    """Signs of a collapse, looked for after `every` so many steps (0: never); `stop`: save and end the run at one.
+
+    The start is the mean of the first `start` steps, now that of the last `smooth`. The defaults were tuned on runs of
+    the package's own tasks (docs/collapse.md), but for `floor`, `truncated`, `update_kl` and `clip`: customary levels.
+    entropy, spent: shares of the start's that are low, and all but gone; floor: nats that are low; slope: share that is
+    left of the highest of the last `slope_steps`. dead: share of groups without a signal. majority, distinct: share of
+    the commonest answer and, of the start's, of distinct answers between which votes are locked in. reward: share that
+    is left of a verified run's start score. length: factor, up or down. repetition, truncated: rise of the shares.
+    drop: share of its best that a held-out number loses. update_kl: k3 of an update, nats a token; clip: share of
+    clipped tokens.
+    """
+
+    every: Count = 1
+    stop: bool = False
+    start: Whole = 3
+    smooth: Whole = 3
+    entropy: Share = 0.3
+    spent: Share = 0.1
+    floor: Annotated[float, Field(ge=0)] = 0.05
+    slope: Share = 0.5
+    slope_steps: Whole = 20
+    dead: Share = 0.8
+    majority: Share = 0.8
+    distinct: Share = 0.5
+    reward: Share = 0.5
+    length: Annotated[float, Field(gt=1)] = 2.0
+    repetition: Share = 0.2
+    truncated: Share = 0.25
+    drop: Share = 0.2
+    update_kl: Positive = 0.05
+    clip: Share = 0.4
+
+
 Limit = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rekindle.train.checkpoint import checkpoints
 from rekindle.train.events import read_events
+from rekindle.train.retention import checkpoints
 from tests.cli.folders import rekindle
 from tests.faults.conftest import Fault
 

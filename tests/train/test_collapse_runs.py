@@ -8,9 +8,9 @@ import pytest
 
 from rekindle.api import train
 from rekindle.errors import GuardStop, InputError
-from rekindle.train.checkpoint import checkpoints
 from rekindle.train.collapse import KIND, VERDICT, best
 from rekindle.train.events import read_events, timeless
+from rekindle.train.retention import checkpoints
 
 FAST = {
     "rollout.prompts": 4,
@@ -94,7 +94,10 @@ def test_it_stops_where_it_is_asked_to_saves_and_goes_on_where_that_is_asked(
     step = next(r["step"] for r in warnings(collapsed[0]) if r[VERDICT])
     with pytest.raises(GuardStop, match=r"the run is collapsing: .* held-out pass@16 fell .* --set watch.stop=false"):
         run(tmp_path / "run", watch__stop=True)
-    assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step-{step:06d}"
+    there, evals = checkpoints(tmp_path / "run" / "checkpoints"), read_events(collapsed[0] / "events.jsonl")
+    highest = max((r for r in evals if r["kind"] == "eval" and r["step"] <= step), key=lambda r: r["pass@16"])["step"]
+    assert there[-1].name == f"step-{step:06d}" and there[0].name == f"step-{highest:06d}", "the best one stays"
+    assert f"after step {highest}" in best(tmp_path / "run" / "checkpoints")
     assert not (tmp_path / "run" / "final").exists()
     assert warnings(run(tmp_path / "run", resume=True, watch__stop=False)) == warnings(collapsed[0])
 
