@@ -14,7 +14,7 @@ from benchmarks.collapse.cells import CELLS, SEEDS, labelled
 from benchmarks.collapse.page import BEGIN, END, page, share
 from benchmarks.collapse.runs import columns, planned, stored
 from benchmarks.collapse.score import Played, play, records, score, wilson
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 
 ROOT = Path(__file__).resolve().parent.parent
 

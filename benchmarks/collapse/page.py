@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.collapse.cells import CELLS, FELL, PASS, SEEDS, SPENT
 from benchmarks.collapse.score import Played, Score, play, score, wilson
 from rekindle.train.collapse import EVALUATED, UNEVALUATED, VERIFIED, VOTED
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 from rekindle.train.signals import SIGNALS
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "collapse.md"

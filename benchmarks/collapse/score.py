@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.collapse.cells import Label, labelled
 from rekindle.train.collapse import look
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 from rekindle.train.traces import fresh, remember
 
 NORMAL_95 = 1.959964

@@ -85,7 +85,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a model by a method of the package or your own."""
-    from rekindle.train import runfile
+    from rekindle.train.runfile import read
     from rekindle.train.start import Asked
 
     given = {
@@ -113,14 +113,19 @@ def train(
         "out": out,
         "watch.stop": stop_on_collapse or None,
     }
-    flags = {n: v for n, v in given.items() if v is not None} | ({"watch.stop": True} if stop_on_collapse else {})
-    asked = Asked(method, flags, tuple(sets or ()), runfile.read(config) if config is not None else None)
+    flags = {name: value for name, value in given.items() if value is not None}
+    asked = Asked(method, flags, tuple(sets or ()), None if config is None else read(config))
+    refuse_plans(json, assume_gpus, dry)
+    how = Dry(json, assume_gpus, probe=not no_probe) if dry else None
+    begin(asked, resume=resume, dry=how, words=WORDS.get())
+
+
+def refuse_plans(json: bool, assume_gpus: str | None, dry: bool) -> None:
+    """InputError for what only a plan can do, where none is asked for."""
     if json and not dry:
         raise InputError("--json prints a plan: add --dry-run, or drop it and read the run folder's events.jsonl")
     if assume_gpus is not None and not dry:
         raise InputError("--assume-gpus plans for other hardware than this: add --dry-run, or drop it")
-    how = Dry(json, assume_gpus, probe=not no_probe) if dry else None
-    begin(asked, resume=resume, dry=how, words=WORDS.get())
 
 
 def begin(asked: Asked, *, resume: bool, dry: Dry | None = None, words: Sequence[str] = ()) -> None:

@@ -18,7 +18,7 @@ from rekindle.train.evaluate import quick_ks
 from rekindle.train.law import Law, fit_law
 from rekindle.train.remedies import PAGE, remedy, said
 from rekindle.train.retention import BEST
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 from rekindle.train.settings import RunConfig
 from rekindle.train.signals import CLEAR, SIGNALS, Finding
 from rekindle.train.traces import PASS, Trace, fresh, remember, seen

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rekindle.errors import InputError
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 from rekindle.train.signals import Finding
 from rekindle.train.traces import Trace
 

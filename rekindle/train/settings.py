@@ -16,15 +16,14 @@ from rekindle.train.sections import (
     Count,
     Evaluate,
     Grading,
-    Guards,
     Lora,
     Ray,
     Rollout,
     Track,
     Vllm,
-    Watch,
     Whole,
 )
+from rekindle.train.sections_watch import Guards, Watch
 
 TASKS_OWN = "task"
 """The `system_prompt` that stands for the task's own."""

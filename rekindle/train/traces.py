@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 
 WATCHED = (
     *("entropy", "groups/dead", "answers/distinct", "answers/majority", "repetition", "length", "truncated"),

@@ -10,7 +10,7 @@ import pytest
 
 from rekindle.train.collapse import VERDICT, bought, collapsing, evidence, look, sentences, values
 from rekindle.train.remedies import remedy, stop_notes
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 from rekindle.train.signals import SIGNALS
 from rekindle.train.traces import fresh, seen
 from tests.train.watched import ONE, records, remembered, sights, traced

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rekindle.train.collapse import Sight, look
-from rekindle.train.sections import Watch
+from rekindle.train.sections_watch import Watch
 from rekindle.train.traces import Trace, fresh, remember, seen
 
 ONE = Watch(start=1, smooth=1)
