@@ -21,6 +21,7 @@ from rekindle.cli import (
     serve,
     shelf,
     train,
+    travel,
     warm,
 )
 from rekindle.cli.common import run_safely
@@ -68,6 +69,8 @@ app.command("doctor")(doctor.doctor)
 app.command("forecast")(analysis.forecast)
 app.command("subnet")(analysis.subnet)
 app.command("pick-examples")(analysis.pick_examples)
+app.command("replay")(travel.replay)
+app.command("bisect")(travel.bisect)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from rekindle.core.evolution import Evolution
-from rekindle.core.types import mean_metrics
 from rekindle.errors import EngineDead, GuardStop
 from rekindle.tokens.sampling.base import Clocked
 from rekindle.train.archive import write_rollouts
@@ -20,7 +19,6 @@ from rekindle.train.events import Log
 from rekindle.train.finals import leave_merged
 from rekindle.train.folder import Folder, Listener
 from rekindle.train.levels import warn_of_step
-from rekindle.train.meter import alarms
 from rekindle.train.ranks import RankLost
 from rekindle.train.refusals import evaluated_split
 from rekindle.train.retention import improved
@@ -28,6 +26,7 @@ from rekindle.train.rewarded import attend
 from rekindle.train.ruled import evaluated_by
 from rekindle.train.run import Run
 from rekindle.train.searches import flat
+from rekindle.train.step import one_step
 from rekindle.train.taking import halted_step, keeps_rollouts, save_together, stop
 
 
@@ -37,20 +36,11 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
     attend(run, heard)
     while run.step_index < steps:
         began = time.perf_counter()
-        run.seconds, run.last_rollouts, run.drawn = {}, [], 0
-        run.record = run.method.at(run.step_index / max(1, steps - 1))
-        if run.verifier.rewards is not None:
-            run.verifier.rewards.progress.at(run.step_index, steps, run.memory["prompts"] / len(run.examples))
-        metrics = halted_step(run, folder, log, heard)
-        values = {**mean_metrics(run.observed), **mean_metrics(metrics), "responses": float(run.drawn)}
-        warned = alarms(run.observed) if not run.step_index else []
-        run.observed = {}
-        run.step_index += 1
-        run.memory["empty_steps"] = 0 if metrics["signal"][0] else run.memory["empty_steps"] + 1
+        taken = one_step(run, lambda: halted_step(run, folder, log, heard))
         seconds = time.perf_counter() - began
-        heard(noted(run, log.write("step", run.step_index, values, time=timing(run, seconds))))
+        heard(noted(run, log.write("step", run.step_index, taken.values, time=timing(run, seconds))))
         write_digests(run, log)
-        for text in warned:
+        for text in taken.warned:
             heard({"kind": "note", "step": run.step_index, "text": text})
         if run.last_rollouts:
             heard(shown_sample(run))
@@ -108,7 +98,7 @@ def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bo
     if folder is None:
         return False
     if run.last_rollouts and keeps_rollouts(run, run.step_index):
-        write_rollouts(folder.rollouts, run.step_index, run.last_rollouts)
+        write_rollouts(folder.rollouts, run.step_index, run.last_rollouts, run.trained, config.checkpoint.tokens)
     often = (config.checkpoint.every, config.checkpoint.archive)
     due = any(every and run.step_index % every == 0 for every in often)
     if best or due or (config.checkpoint.every and run.step_index == config.steps):

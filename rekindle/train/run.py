@@ -55,8 +55,8 @@ class Run:
     keep, saved too; live: what is made again from these. method: of all the run; record: that of this step, schedules
     resolved to numbers. halt: what signals ask of it. reopened: the step that its checkpoint stands in, with what that
     step had observed and drawn. references: the other passes by name. foreign_ends: tokens that end a text for the
-    policy, not for its teacher. ranks: that take its steps together; shares, copy: its weights where each holds a part,
-    and whole.
+    policy, not for its teacher. trained: the uids of the last step's batch. ranks: that take its steps together;
+    shares, copy: its weights where each holds a part, and whole.
     """
 
     resolved: Resolved
@@ -81,6 +81,7 @@ class Run:
     observed: Metrics = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     last_rollouts: list[tuple[Rollouts, Verdicts]] = field(default_factory=list)
+    trained: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     stale: bool = True
     halt: Halt = field(default_factory=Halt)
     reopened: Opened | None = None
@@ -213,6 +214,7 @@ class Run:
         """The batch, which all ranks have: the same, or the run stops; so where the sampler drew from other weights."""
         refuse_unlike(batch, self.step_index, self.ranks)
         look_over(self, batch)
+        self.trained = batch.uid
         if self.sampler.apart is not None:
             uids = [rollouts.uid[drawn(rollouts)] for rollouts, _ in self.last_rollouts]
             told = agreement(batch, uids, self.sampler.apart, cap_of(self.record.aggregate))

@@ -144,7 +144,8 @@ class Checkpoint:
     best: and that of the highest value of a metric of the evaluations, such as "pass@16" (None: no such); archive: and
     those of every so many steps (0: none).
     rollouts: keep the samples of every so many steps in `rollouts/` (0: none). digests: record 64 bits of every tensor
-    that trains after every so many steps (0: never), for `bisect` and `replay`.
+    that trains after every so many steps (0: never), for `bisect` and `replay`. tokens: the kept samples have their
+    token ids, log-probs and entropies, too, for `replay` and for what looks at single tokens.
     """
 
     every: Count = 20
@@ -153,6 +154,7 @@ class Checkpoint:
     archive: Count = 0
     rollouts: Count = 1
     digests: Count = 1
+    tokens: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

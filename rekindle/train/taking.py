@@ -26,7 +26,8 @@ def halted_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> M
         number = run.halt.agreed(run.ranks)
         assert number is not None
         if folder is not None and run.last_rollouts and keeps_rollouts(run, run.step_index + 1):
-            write_rollouts(folder.rollouts, run.step_index + 1, run.last_rollouts)
+            tokens = run.resolved.config.checkpoint.tokens
+            write_rollouts(folder.rollouts, run.step_index + 1, run.last_rollouts, run.trained, tokens)
         stop(run, folder, log, heard, number, opened=halted.opened)
 
 
