@@ -64,8 +64,8 @@ def save_checkpoint(run: Run, folder: Path, opened: Opened | None = None) -> Pat
     except (OSError, SafetensorError):
         shutil.rmtree(partial, ignore_errors=True)  # a full disk has room again
         raise
-    note_best(folder, run.memory.get("best"))
-    prune(folder, run.resolved.config.checkpoint, run.memory.get("best"))
+    note_best(folder, run.watched.get("best"))
+    prune(folder, run.resolved.config.checkpoint, run.watched.get("best"))
     return place
 
 
@@ -81,7 +81,8 @@ def save_state(
     if run.kept:
         save_file({n: t.contiguous() for n, t in run.kept.items()}, folder / "kept.safetensors")
     snapshots.save(folder, run.references, run.memory.get("snapshots", []))
-    state = {"step": run.step_index, "memory": run.memory, "record_hash": run.resolved.record_hash}
+    own = {"memory": run.memory, "watched": run.watched}
+    state = {"step": run.step_index, **own, "record_hash": run.resolved.record_hash}
     if opened is not None:
         state["opened"] = save_opened(folder, opened, run)
     (folder / "run.json").write_text(json.dumps(state, indent=2) + "\n")
@@ -133,7 +134,7 @@ def load_checkpoint(run: Run, place: Path) -> None:
             run.optimizer.state[parameter] = {k: like(v, parameter) for k, v in mine.items()}
     run.step_index = int(state["step"])
     load_opened(place / STATE, state.get("opened"), run)
-    run.memory = dict(state["memory"])
+    run.memory, run.watched = dict(state["memory"]), dict(state["watched"])
     kept = place / STATE / "kept.safetensors"
     run.kept = load_file(kept) if kept.is_file() else {}
     snapshots.load(place / STATE, run.references, run.memory.get("snapshots", []), run.loaded.model)

@@ -1,7 +1,7 @@
 """The collapse watch: which signs a run shows, what is told of them, and when it is called collapsing.
 
 A run's records go in by `noted`, `watched` looks at them after a step. Each sign is told of once an episode. All state
-is in `run.memory["watch"]`.
+is in `run.watched["watch"]`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def noted(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     """Remember the record of a step or of an evaluation, and give it back."""
     watch = run.resolved.config.watch
     if watch.every:
-        remember(run.memory.setdefault(MEMORY, fresh()), record, watch)
+        remember(run.watched.setdefault(MEMORY, fresh()), record, watch)
     return record
 
 
@@ -93,7 +93,7 @@ def watched(run: Run, log: Log, heard: Callable[[dict[str, Any]], None]) -> None
     watch = run.resolved.config.watch
     if not watch.every or run.step_index % watch.every:
         return
-    memory = run.memory[MEMORY]
+    memory = run.watched[MEMORY]
     sight = look(memory, label_free(run), watch)
     if not sight.new and not sight.first:
         return
@@ -180,7 +180,7 @@ def told_to_stop(run: Run, checkpoints: Path | None) -> str | None:
     config = run.resolved.config
     if not config.watch.stop or not config.watch.every or run.step_index >= config.steps:
         return None
-    memory = run.memory[MEMORY]
+    memory = run.watched[MEMORY]
     if not run.ranks.exchange(VERDICT in memory["active"])[0]:
         return None
     trace, found = seen(memory, label_free(run)), {}

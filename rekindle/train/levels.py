@@ -28,8 +28,8 @@ Seen = Sequence[tuple[Rollouts, Verdicts]]
 COMPARED = 4
 """Responses that a group has at least, for equal ones among them to say something."""
 NEVER, FAILED, STILL = "ungraded", "unsolved", "still"
-"""In `run.memory`: prompt -> visits without any grade; [steps, responses] without a success, None after one; steps in a
-row in which no update changed anything, and why."""
+"""In `run.watched`: prompt -> visits without any grade; [steps, responses] without a success, None after one; steps in
+a row in which no update changed anything, and why."""
 
 
 def warn_of_step(run: Run, log: Log, heard: Listener) -> None:
@@ -119,12 +119,12 @@ def voted(run: Run, seen: Seen) -> Iterator[Level]:
 
 def unsolved(run: Run, seen: Seen) -> Iterator[Level]:
     """Steps since the start without any success; nothing more is said once there was one."""
-    limit, state = run.resolved.config.guards.unsolved, run.memory.get(FAILED, [0, 0])
+    limit, state = run.resolved.config.guards.unsolved, run.watched.get(FAILED, [0, 0])
     if state is None or run.verifier.rewards is not None:  # a success by rewards is all of their weights: few reach it
         return
     steps, rows = state[0] + 1, state[1] + sum(int(v.graded.sum()) for _, v in seen)
     solved = any(bool(v.success.any()) for _, v in seen)
-    run.memory[FAILED] = None if solved else [steps, rows]
+    run.watched[FAILED] = None if solved else [steps, rows]
     if limit and not solved:
         remedy = "use easier data or a stronger model, and look at grading.extract: is a right answer found?"
         yield Level("no response was ever right", steps, limit - 1, {"steps": steps, "responses": rows}, remedy)
@@ -133,7 +133,7 @@ def unsolved(run: Run, seen: Seen) -> Iterator[Level]:
 def never_graded(run: Run, seen: Seen) -> Iterator[Level]:
     """Prompts that were visited `guards.visits` times and never had a graded response."""
     limit = run.resolved.config.guards.visits
-    known: dict[str, int] = run.memory.get(NEVER, {})
+    known: dict[str, int] = run.watched.get(NEVER, {})
     for rollouts, verdicts in seen:
         for prompt, grade in visited(rollouts, verdicts.graded):
             known = (
@@ -141,8 +141,8 @@ def never_graded(run: Run, seen: Seen) -> Iterator[Level]:
                 if grade
                 else {**known, prompt: known.get(prompt, 0) + 1}
             )
-    if known or NEVER in run.memory:
-        run.memory[NEVER] = known
+    if known or NEVER in run.watched:
+        run.watched[NEVER] = known
     often = [prompt for prompt, visits in known.items() if visits >= limit]
     if limit:
         numbers = {"prompts": len(often), "first": ", ".join(often[:NAMED]), "visits": limit}
@@ -160,13 +160,13 @@ def visited(rollouts: Rollouts, grade: Tensor) -> list[tuple[str, bool]]:
 
 def standing(run: Run) -> Iterator[Level]:
     """Steps in a row in which no update changed anything, though there was signal."""
-    causes: list[str] | None = run.memory.pop(CAUSES, None)
+    causes: list[str] | None = run.watched.pop(CAUSES, None)
     if causes is None:
         return
     still = bool(causes) and MOVED not in causes
-    steps = run.memory.get(STILL, {"steps": 0})["steps"] + 1 if still else 0
-    if steps or STILL in run.memory:
-        run.memory[STILL] = {"steps": steps, "cause": causes[-1]}
+    steps = run.watched.get(STILL, {"steps": 0})["steps"] + 1 if still else 0
+    if steps or STILL in run.watched:
+        run.watched[STILL] = {"steps": steps, "cause": causes[-1]}
     limit = run.resolved.config.guards.still
     if limit:
         numbers = {"steps": steps, "why": causes[-1], "stops_after": limit}
@@ -175,7 +175,7 @@ def standing(run: Run) -> Iterator[Level]:
 
 def refuse_still(run: Run) -> None:
     """GuardStop after `guards.still` steps in a row in which no update changed anything."""
-    limit, state = run.resolved.config.guards.still, run.memory.get(STILL)
+    limit, state = run.resolved.config.guards.still, run.watched.get(STILL)
     if limit and state is not None and state["steps"] >= limit:
         raise GuardStop(
             f"no update changed anything in the last {state['steps']} steps, though there was signal: "

@@ -93,7 +93,7 @@ def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bo
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
         values = kept_evaluation(run, folder, log)
         heard(noted(run, log.write("eval", run.step_index, values)))
-        best = improved(run.memory, kept_by(config), run.step_index, values)
+        best = improved(run.watched, kept_by(config), run.step_index, values)
     watched(run, log, heard)
     if folder is None:
         return False

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rekindle.train.run import Run
 
 LEVELS, ACTIVE = "levels", "warned"
-"""In `run.memory`: the levels that this step has measured so far, and what has been told and has not ended."""
+"""In `run.watched`: the levels that this step has measured so far, and what has been told and has not ended."""
 RELIEF = 0.8
 """An episode ends below this share of its limit, so that a level that wavers around the limit is told once. House."""
 WARNING = "warning"
@@ -37,12 +37,12 @@ class Level:
 
 def raise_level(run: Run, level: Level) -> None:
     """Add a level to those of this step: plain values, saved with a run that is stopped inside the step."""
-    run.memory.setdefault(LEVELS, []).append({**asdict(level), "numbers": dict(level.numbers)})
+    run.watched.setdefault(LEVELS, []).append({**asdict(level), "numbers": dict(level.numbers)})
 
 
 def raised(run: Run) -> list[Level] | None:
     """The levels of this step, which are then forgotten; None where the step has measured none."""
-    told = run.memory.pop(LEVELS, None)
+    told = run.watched.pop(LEVELS, None)
     return None if told is None else [Level(**one) for one in told]
 
 
@@ -51,7 +51,7 @@ def warn(run: Run, levels: Sequence[Level], log: Log, heard: Listener) -> None:
 
     A level that is not measured stays as it was. What was told is saved with the run: a resumed one tells the same.
     """
-    active: list[str] = list(run.memory.get(ACTIVE, []))
+    active: list[str] = list(run.watched.get(ACTIVE, []))
     for level in levels:
         if level.value > level.limit and level.what not in active:
             active.append(level.what)
@@ -60,8 +60,8 @@ def warn(run: Run, levels: Sequence[Level], log: Log, heard: Listener) -> None:
             heard({"kind": "note", "step": run.step_index, "text": sentence(level)})
         elif level.value <= RELIEF * level.limit and level.what in active:
             active.remove(level.what)
-    if active or ACTIVE in run.memory:
-        run.memory[ACTIVE] = active
+    if active or ACTIVE in run.watched:
+        run.watched[ACTIVE] = active
 
 
 def sentence(level: Level) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rekindle.train.run import Run
 
 MARKS, CAUSES = "marks", "causes"
-"""In `run.live`: the marks after the last update. In `run.memory`: why each update of this step changed nothing."""
+"""In `run.live`: the marks after the last update. In `run.watched`: why each update of this step changed nothing."""
 MOVED = ""
 """The cause of an update that changed the weights."""
 
@@ -68,12 +68,12 @@ def note_moved(run: Run, part: Batch, method: PolicyGradient, index: int, before
     """Keep the marks after update `index`, and why it changed nothing where it did not though the batch has signal."""
     after = marks(run)
     run.live[MARKS] = after
-    causes = run.memory.get(CAUSES, []) if index else []
+    causes = run.watched.get(CAUSES, []) if index else []
     still = norm == 0.0 or after == before
     if run.ranks.sharded:
         still = all(run.ranks.exchange(still))
     cause = why(run, part, method, norm) if still and method.signal(part)[0] else MOVED
-    run.memory[CAUSES] = [*causes, cause]
+    run.watched[CAUSES] = [*causes, cause]
     if cause == FOREIGN:
         raise GuardStop(f"step {run.step_index}: update {index} changed no weight: {FOREIGN}; {REMEDIES[FOREIGN]}")
 

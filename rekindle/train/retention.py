@@ -89,8 +89,8 @@ def check_best(config: RunConfig) -> None:
         raise InputError(f"checkpoint.best={metric} is not among the metrics of evaluations: {', '.join(there)}")
 
 
-def improved(memory: dict[str, Any], metric: str | None, step: int, values: Mapping[str, float]) -> bool:
-    """Whether an evaluation after `step` is better than all before; the run's memory knows the best, ties stay.
+def improved(watched: dict[str, Any], metric: str | None, step: int, values: Mapping[str, float]) -> bool:
+    """Whether an evaluation after `step` is better than all before; what the run watches has the best, ties stay.
 
     InputError where the task has no such metric.
     """
@@ -100,8 +100,8 @@ def improved(memory: dict[str, Any], metric: str | None, step: int, values: Mapp
         raise InputError(
             f"checkpoint.best={metric}, which evaluations on this task do not have: drop it, or name pass@k"
         )
-    best = memory.get("best")
+    best = watched.get("best")
     if best is not None and best["value"] >= values[metric]:
         return False
-    memory["best"] = {"step": step, "metric": metric, "value": values[metric]}
+    watched["best"] = {"step": step, "metric": metric, "value": values[metric]}
     return True

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rekindle.train.run import Run
 
 ONE_VALUE = "one_value"
-"""In `run.memory`: function -> {value, steps, responses} since the start; None once it has given two values."""
+"""In `run.watched`: function -> {value, steps, responses} since the start; None once it has given two values."""
 
 
 def attend(run: Run, heard: Listener) -> None:
@@ -50,14 +50,14 @@ def silent(run: Run, name: str, given: int) -> Iterator[Level]:
 
 def constant(run: Run, name: str, given: Sequence[float]) -> Iterator[Level]:
     """A function that has only ever given one value; one that gave two is never looked at again."""
-    every, limit = dict(run.memory.get(ONE_VALUE, {})), run.resolved.config.guards.constant
+    every, limit = dict(run.watched.get(ONE_VALUE, {})), run.resolved.config.guards.constant
     known = every.get(name, {"value": given[0], "steps": 0, "responses": 0})
     if known is None:
         return
     same = min(given) == max(given) == known["value"]
     steps, rows = known["steps"] + 1, known["responses"] + len(given)
     every[name] = {"value": known["value"], "steps": steps, "responses": rows} if same else None
-    run.memory[ONE_VALUE] = every
+    run.watched[ONE_VALUE] = every
     if limit and same:
         numbers = {"value": known["value"], "responses": rows, "steps": steps}
         remedy = "look at what it returns: equal rewards teach nothing, and the run stops after empty_steps such steps"

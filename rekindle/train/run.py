@@ -51,9 +51,9 @@ from rekindle.train.update import updated
 class Run:
     """The state of a run. `memory` holds what is saved besides weights and optimiser: plain JSON values by name.
 
-    `memory["history"]` has the share of successes of each visit of each prompt, oldest first; kept: tensors that parts
-    keep, saved too; live: what is made again from these. method: of all the run; record: that of this step, schedules
-    resolved to numbers. halt: what signals ask of it. reopened: the step that its checkpoint stands in, with what that
+    `memory["history"]` has the share of successes of each visit of each prompt, oldest first; watched: what
+    warnings go by, saved, none of which reaches an update; kept: tensors that parts keep, saved too; live: what is made
+    again from these. method: of all the run; record: that of this step, schedules resolved to numbers. halt: what signals ask of it. reopened: the step that its checkpoint stands in, with what that
     step had observed and drawn. references: the other passes by name. foreign_ends: tokens that end a text for the
     policy, not for its teacher. trained: the uids of the last step's batch. ranks: that take its steps together;
     shares, copy: its weights where each holds a part, and whole.
@@ -76,6 +76,7 @@ class Run:
     step_index: int = 0
     drawn: int = 0
     memory: dict[str, Any] = field(default_factory=lambda: {"prompts": 0, "groups": 0, "empty_steps": 0, "history": {}})
+    watched: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     live: dict[str, Any] = field(default_factory=dict)
     observed: Metrics = field(default_factory=dict)

@@ -60,14 +60,14 @@ def taken_step(run: Run, folder: Folder | None, log: Log) -> Metrics:
     config = run.resolved.config
     if folder is None or config.rollout.sampler == "local" or not config.checkpoint.every or not run.step_index:
         return run.record.step(run)
-    memory, kept = copy.deepcopy(run.memory), dict(run.kept)
+    memory, watched, kept = copy.deepcopy(run.memory), copy.deepcopy(run.watched), dict(run.kept)
     try:
         return run.record.step(run)
     except RankLost:  # what it left half done is not known here
         raise
     except EngineDead:
         if "update" not in run.seconds:
-            run.memory, run.kept = memory, kept
+            run.memory, run.watched, run.kept = memory, watched, kept
             save_together(run, folder, log)
         raise
 

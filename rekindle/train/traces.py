@@ -1,6 +1,6 @@
 """What the watch remembers of a run: the numbers of its first steps, of its last ones, and of all its evaluations.
 
-It lies in `run.memory` as plain JSON, bounded in the number of steps, and is all that the signals see: a run that is
+It lies in `run.watched` as plain JSON, bounded in the number of steps, and is all that the signals see: a run that is
 resumed sees what it would have seen.
 """
 

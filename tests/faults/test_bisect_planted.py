@@ -59,7 +59,7 @@ def test_one_unit_in_the_last_place_of_one_element(
 
 
 def test_a_temperature_of_one_step(two: Two, fault: Fault) -> None:
-    found = two("warmer", 3)
+    found = two("warmer", 3, guards__gap=10.0)  # or the run itself would stop: its log-probs are of two temperatures
     first = found.first
     assert first is not None and (first.step, first.what) == (3, "tokens")
     assert "token_ids of prompt 'train-" in first.where and "row " in first.where and "position " in first.where
@@ -67,7 +67,7 @@ def test_a_temperature_of_one_step(two: Two, fault: Fault) -> None:
     assert all(found.firsts[kind].step == 3 for kind in ("log-probs", "metrics", "weights"))
     fault(
         "time travel",
-        "step 3 of one of two runs is drawn at temperature 1.4 in the place of 1",
+        "step 3 of one of two runs is drawn at temperature 1.4 in the place of 1, its own guard raised",
         "bisect names tokens of step 3 first: prompt, row and position; prompts and all before are equal",
         str(first),
     )

@@ -52,7 +52,7 @@ def batch(seen: Rollouts) -> Batch:
 
 def a_run(**memory: Any) -> Any:
     """As much of a run as a warning needs."""
-    return SimpleNamespace(memory=dict(memory), step_index=7, last_rollouts=[])
+    return SimpleNamespace(watched=dict(memory), step_index=7, last_rollouts=[])
 
 
 def test_a_level_is_told_once_and_again_after_it_has_fallen() -> None:
@@ -68,17 +68,17 @@ def test_a_level_is_told_once_and_again_after_it_has_fallen() -> None:
 def test_what_is_not_measured_stays_as_it_was_and_a_run_without_warnings_remembers_none() -> None:
     run = a_run(warned=["cut"])
     warn(run, [Level("other", 0, 1, {}, "nothing")], NoLog(), lambda record: None)
-    assert run.memory == {"warned": ["cut"]}
+    assert run.watched == {"warned": ["cut"]}
     quiet = a_run()
     warn(quiet, [Level("other", 0, 1, {}, "nothing")], NoLog(), lambda record: None)
-    assert quiet.memory == {}
+    assert quiet.watched == {}
 
 
 def test_levels_wait_in_the_memory_for_the_end_of_the_step() -> None:
     run, level = a_run(), Level("cut", 0.7, 0.5, {"share": 0.7}, "cut less")
     assert raised(run) is None
     raise_level(run, level)
-    assert raised(run) == [level] and run.memory == {} and "0.7" in sentence(level)
+    assert raised(run) == [level] and run.watched == {} and "0.7" in sentence(level)
 
 
 def test_equal_responses_count_in_groups_of_four_and_padding_does_not() -> None:

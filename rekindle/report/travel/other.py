@@ -47,7 +47,9 @@ def beside(past: Past, method: str, sets: Sequence[str]) -> tuple[Run, list[str]
     if written_draws(resolved.record):
         notes.append("it learns from responses in the data, not from the stored ones")
     if sampling_of(resolved) != sampling_of(was):
-        notes.append("the stored responses were drawn by other sampling options than it has")
+        raise InputError(
+            f"--set gives '{method}' other sampling options than the stored responses were drawn by: drop it"
+        )
     run = make_run(local(resolved), task)
     run.resolved = resolved
     return run, notes
