@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import sys
@@ -28,6 +29,8 @@ ENDS: tuple[tuple[type[Exception], int], ...] = (
     (StoppedByHand, 130),
     (Stopped, 143),
 )
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
+"""What the system says of a place that a user named and that cannot be used."""
 
 WORDS: ContextVar[tuple[str, ...]] = ContextVar("WORDS", default=())
 """The command line that is being run."""
@@ -60,6 +63,11 @@ def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
     except (InputError, GuardStop, EngineDead, Stopped) as end:
         say(str(end))
         return next(code for kind, code in ENDS if isinstance(end, kind))
+    except OSError as end:
+        if end.errno not in UNUSABLE or end.filename is None:
+            raise
+        say(f"{str(end.filename)[:500]}: {end.strerror}: name another file or folder, or change its permissions")
+        return 2
     except Exception as end:
         if not isinstance(end, Usage):
             raise

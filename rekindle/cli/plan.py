@@ -33,10 +33,11 @@ def dry_run(resolved: Resolved, task: Any, dry: Dry) -> None:
     from rekindle.train.fits import refusal
     from rekindle.train.hardware import assumed
     from rekindle.train.plan import planned
-    from rekindle.train.refusals import check_run
+    from rekindle.train.refusals import check_reads, check_run
     from rekindle.train.source import data_rewards
 
     data_rewards(resolved.config, task)  # what a run would be refused for
+    check_reads(resolved, task)  # before responses that the data brings are counted
     plan = planned(resolved, task, None if dry.gpus is None else assumed(dry.gpus))
     check_run(plan.resolved, task, here=dry.gpus is None)
     for note in plan.resolved.notes[len(resolved.notes) :]:

@@ -6,16 +6,20 @@ leaves it as it is. High variance mostly means that the prompt went from unsolve
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rekindle.errors import InputError
+from rekindle.report.origin import STEP
+from rekindle.tokens.chat import first_line
+from rekindle.tokens.reading import bytes_of, object_of
 
+DAMAGED = "restore the file, or delete it to read an earlier one"
 History = Mapping[str, Sequence[float]]
 """Prompt id -> success share of each visit, oldest first."""
 
@@ -65,13 +69,11 @@ def read_history(run: Path) -> Read:
     """The history in the run's newest checkpoint, else in its kept rollouts; InputError where there is neither."""
     if not run.is_dir():
         raise InputError(f"'{run}' is no run folder: give the folder that `rekindle train` wrote")
-    states = sorted(
-        (run / "checkpoints").glob("step-*/state/run.json"), key=lambda p: int(p.parts[-3].removeprefix("step-"))
-    )
-    if states:
-        held = json.loads(states[-1].read_text(encoding="utf-8"))["memory"].get("history")
-        if held:
-            return Read(held, f"the checkpoint {states[-1].parts[-3]}")
+    files = (file for file in (run / "checkpoints").glob("step-*/state/run.json") if STEP.match(file.parts[-3]))
+    states = sorted(files, key=lambda file: int(file.parts[-3].removeprefix("step-")))
+    held = saved_history(states[-1]) if states else {}
+    if held:
+        return Read(held, f"the checkpoint {states[-1].parts[-3]}")
     files = sorted((run / "rollouts").glob("step-*.parquet"))
     history = from_rollouts(files)
     if not history:
@@ -82,11 +84,27 @@ def read_history(run: Path) -> Read:
     return Read(history, f"the rollouts of {len(files)} steps")
 
 
+def saved_history(file: Path) -> History:
+    """The history in a checkpoint's run.json, {} where it has none; InputError where it is damaged."""
+    memory = object_of(file, DAMAGED).get("memory")
+    held = memory.get("history", {}) if isinstance(memory, dict) else None
+    if not isinstance(held, dict):
+        raise InputError(f"{file}: 'memory' holds no history: {DAMAGED}")
+    for name, shares in held.items():
+        if not isinstance(shares, list) or not all(isinstance(one, int | float) and 0 <= one <= 1 for one in shares):
+            raise InputError(f"{file}: the history of '{name[:80]}' is no list of shares from 0 to 1: {DAMAGED}")
+    return held
+
+
 def from_rollouts(files: Sequence[Path]) -> dict[str, list[float]]:
     """The history in files of rollouts, in their order: a group of a prompt is a visit, ungraded rows do not count."""
     history: dict[str, list[float]] = {}
     for file in files:
-        held = pq.read_table(file, columns=["id", "group", "success", "graded"]).to_pydict()
+        bytes_of(file, DAMAGED, read=False)
+        try:
+            held = pq.read_table(file, columns=["id", "group", "success", "graded"]).to_pydict()
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise InputError(f"{file}: no readable rollouts ({first_line(error)}): {DAMAGED}") from None
         visits: dict[tuple[str, int], list[bool]] = {}
         for name, group, success, graded in zip(*held.values(), strict=True):
             if graded:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rekindle.errors import InputError
+from rekindle.tokens.reading import text_of
 from rekindle.train.runfile import from_toml
 
 STEP = re.compile(r"^step-(\d+)$")
@@ -35,7 +36,7 @@ def saved_options(folder: Path) -> dict[str, Any]:
     file = folder / "run.toml"
     if not file.is_file():
         return {}
-    return dict(from_toml(file.read_text(encoding="utf-8"), str(file)).options)
+    return dict(from_toml(text_of(file, "restore it, or name another folder"), str(file)).options)
 
 
 def origin(folder: Path) -> Origin | None:
@@ -46,28 +47,37 @@ def origin(folder: Path) -> Origin | None:
         return None
     options = saved_options(run)
     step = STEP.match(here.name)
-    steps = int(step.group(1)) if step else int(options["steps"])
+    steps = int(step.group(1)) if step else _count(options, "steps", run)
     lr = options.get("descent.lr")
     return Origin(
         run=run,
         task=options.get("task"),
         lr=lr if isinstance(lr, float) else None,
         steps=steps,
-        updates=updates(options, steps),
+        updates=updates(options, steps, run),
     )
 
 
-def updates(options: Mapping[str, Any], steps: int) -> int | None:
-    """Optimiser updates in so many steps; None where the record does not say."""
+def updates(options: Mapping[str, Any], steps: int, run: Path) -> int | None:
+    """Optimiser updates in so many steps; None where the record does not say. InputError where it was damaged."""
     names = ("descent.epochs", "descent.minibatches", "descent.cut_groups", "rollout.prompts", "rollout.group")
     if not all(name in options for name in names):
         return None
-    epochs, minibatches, cut, prompts, group = (options[name] for name in names)
-    return steps * epochs * min(minibatches, prompts * (group if cut else 1))
+    epochs, minibatches, prompts, group = (_count(options, name, run) for name in names if name != names[2])
+    return steps * epochs * min(minibatches, prompts * (group if options[names[2]] else 1))
+
+
+def _count(options: Mapping[str, Any], name: str, run: Path) -> int:
+    value = options.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{run / 'run.toml'}: 'run.options.{name}' is {value!r:.40}, no count: restore the file")
+    return value
 
 
 def tuned_folder(path: Path) -> Path:
     """The model of a run folder (`final`, else its newest checkpoint); any other folder as it is."""
+    if not path.is_dir():
+        raise InputError(f"'{path}' is no folder: give a model folder with safetensors, or a run folder")
     if not (path / "run.toml").is_file():
         return path
     saved = sorted((path / "checkpoints").glob("step-*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +106,10 @@ def _with(steps: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, An
 
 
 def _number(record: Mapping[str, Any], name: str) -> bool:
-    return isinstance(record.get(name), int | float)
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return bool(abs(value) <= sys.float_info.max)  # compared, not converted: a whole number may be too large
 
 
 def interventions(options: Mapping[str, Any]) -> list[str]:

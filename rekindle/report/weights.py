@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rekindle.errors import InputError
+from rekindle.tokens.reading import bytes_of, object_of
 
 ADAPTER = "adapter_config.json"
 BUFFER = re.compile(r"inv_freq$|\.masked_bias$|\.attn\.bias$|\.attention\.bias$|position_ids$")
@@ -48,6 +48,7 @@ class Weights:
         self.names = tuple(sorted(self._file, key=_by_number))
 
     def _add(self, file: Path) -> None:
+        bytes_of(file, "save the model again", read=False)
         try:
             handle: Any = self._open.enter_context(safe_open(file, framework="pt"))
         except (SafetensorError, OSError) as error:
@@ -71,7 +72,7 @@ class Weights:
     def ties_head(self) -> bool:
         """Whether config.json says that the head is the input embedding."""
         config = self.folder / "config.json"
-        held: Mapping[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        held: Mapping[str, Any] = object_of(config, "save the model again") if config.is_file() else {}
         return held.get("tie_word_embeddings") is True
 
     def __enter__(self) -> Weights:

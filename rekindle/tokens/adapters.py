@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from rekindle.errors import InputError
 from rekindle.tokens.lora import CONFIG, WEIGHTS, load_adapter_state, need_peft, wrap
+from rekindle.tokens.model_files import check_finite, tensors_in
+from rekindle.tokens.reading import object_of
 
 _WANTED = ("adapter_*", "*.json", "*.jinja", "tokenizer*", "*.model", "vocab*", "merges*")
 # Options of PEFT that change more than the products of linear layers, or the base itself, so that neither switching
@@ -38,6 +40,7 @@ FREE = (
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
 )
 """Options of PEFT that may have any value. The last four act by `init_lora_weights` alone."""
+MOST_RANK = 2**16
 KNOWN = frozenset((*_PLAIN, *_EMPTY, *_ABSENT, *FREE))
 
 
@@ -69,21 +72,35 @@ def adapter_folder(spec: str) -> AdapterFolder | None:
     return AdapterFolder(spec, folder, str(base))
 
 
+def said_by(adapter: AdapterFolder) -> dict[str, Any]:
+    """The adapter's configuration; InputError where its rank is no rank."""
+    said = _read(adapter.spec, adapter.folder)
+    rank = said.get("r")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MOST_RANK:
+        raise InputError(
+            f"adapter '{adapter.spec}', {CONFIG}: 'r' is {rank!r:.40}: write the rank of its weights, a whole number "
+            f"from 1 to {MOST_RANK}"
+        )
+    alpha = said.get("lora_alpha", rank)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise InputError(f"adapter '{adapter.spec}', {CONFIG}: 'lora_alpha' is {alpha!r:.40}: write a number")
+    return said
+
+
 def _read(spec: str, folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"adapter '{spec}': its {CONFIG} is no JSON object ({error}): save it again") from None
+    return object_of(folder / CONFIG, "save the adapter again", f"adapter '{spec}', {CONFIG}")
 
 
 def with_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
     """`model` frozen, with the adapter in it, which can train. Its dropout is off: it only ever acted in training."""
-    said = _read(adapter.spec, adapter.folder)
-    _refuse_unusual(adapter.spec, said)
+    _refuse_unusual(adapter.spec, said_by(adapter))
     config = need_peft().LoraConfig.from_pretrained(str(adapter.folder))
     config.inference_mode, config.lora_dropout, config.base_model_name_or_path = False, 0.0, model.name_or_path
     wrapped = wrap(model, config, seed=0)
-    load_adapter_state(wrapped, load_file(adapter.folder / WEIGHTS), f"adapter '{adapter.spec}'")
+    tensors_in(adapter.spec, adapter.folder / WEIGHTS)
+    state, where = load_file(adapter.folder / WEIGHTS), f"adapter '{adapter.spec}', {WEIGHTS}"
+    check_finite(state.items(), where)
+    load_adapter_state(wrapped, state, where)
     return wrapped
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 
 from rekindle.errors import InputError
+from rekindle.tokens.reading import text_of
 from rekindle.tokens.rollouts import Example
 
 
@@ -71,10 +72,7 @@ class Encode:
 
 def set_template(tokenizer: Any, file: str) -> None:
     """Give `tokenizer` the chat template in `file`; InputError where it cannot be read or is no template."""
-    try:
-        text = Path(file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"chat_template '{file}' cannot be read ({first_line(error)}): name a Jinja file") from None
+    text = text_of(Path(file).expanduser(), "name a Jinja file", f"chat_template '{file}'")
     if not text.strip():
         raise InputError(f"chat_template '{file}' is empty: name a file that holds a Jinja template")
     tokenizer.chat_template = text

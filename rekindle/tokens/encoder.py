@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from rekindle.tokens.adapters import AdapterFolder
 from rekindle.tokens.chat import Encode, check_thinking, set_template
 from rekindle.tokens.fetching import guarded, quiet
+from rekindle.tokens.model_files import check_tokenizer
 
 EMBEDDED_TASKS = ("reduce", "digit_sum")
 _TOKENIZER_FILES = (
@@ -28,8 +29,14 @@ def load_encode(
     thinking: bool | None = None,
 ) -> Encode:
     """How prompts of the model `spec` become tokens, by the tokenizer in `source`; no weights are read."""
+    if Path(source).is_dir():
+        check_tokenizer(spec, Path(source))
     with quiet(), torch.random.fork_rng(devices=[]):
-        tokenizer = guarded(spec, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        tokenizer = guarded(
+            spec,
+            lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False),
+            "tokenizer.json and tokenizer_config.json",
+        )
     chat = tokenizer.chat_template is not None and task_name not in EMBEDDED_TASKS
     if chat_template is not None:
         chat = True

@@ -15,27 +15,36 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
 from transformers.utils import logging as hf_logging
 
 from rekindle.errors import InputError
 from rekindle.tokens.chat import first_line
 
+MOST = 240
+"""Characters of an error that are told whole; of a longer one, its first line."""
+CONFIGURATION = "config.json"
+"""The part that `guarded` names where a model is built of its configuration alone."""
 
-def guarded(spec: str, load: Callable[[], Any]) -> Any:
-    """What `load` returns; what it raises becomes an InputError about model `spec`."""
+
+def guarded(spec: str, load: Callable[[], Any], part: str = "its files") -> Any:
+    """What `load` returns; what it raises becomes an InputError about model `spec`.
+
+    part: what of the folder is read, for the sentence. Reading what others wrote may raise anything.
+    """
     try:
         return load()
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise InputError(f"model '{spec}'{_reason(spec, error)}") from None
+    except Exception as error:
+        raise InputError(f"model '{spec}'{_reason(spec, error, part)}") from None
 
 
-def _reason(spec: str, error: BaseException) -> str:
+def _reason(spec: str, error: BaseException, part: str) -> str:
     """The end of the sentence: what happened, and what to do."""
     if spec == "embedded" or Path(spec).expanduser().exists():
-        return f" cannot be loaded ({first_line(error)}): check its name and files"
+        text = " ".join(str(error).split())
+        said = first_line(error) if len(text) > MOST else text or type(error).__name__
+        return f" cannot be loaded ({said}): check {part}, or save the model again"
     causes = tuple(_causes(error))
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return f" is gated: accept its licence at huggingface.co/{spec}, then log in by `hf auth login`"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rekindle.tokens.chat import Encode
 from rekindle.tokens.encoder import EMBEDDED_TASKS, has_tokenizer, load_encode, tokenizer_place
 from rekindle.tokens.fetching import guarded, quiet
 from rekindle.tokens.heads import refuse_dropout
+from rekindle.tokens.model_files import check_config, check_finite, check_weights
 from rekindle.tokens.quantized import Quantize, quantization
 
 DTYPES = {
@@ -82,7 +84,10 @@ def load_model(
     )
     tokenizer = encode.tokenizer
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise InputError(f"model '{spec}': the tokenizer has more tokens ({len(tokenizer)}) than the model: match them")
+        raise InputError(
+            f"model '{spec}': the tokenizer (tokenizer.json, tokenizer_config.json) has more tokens ({len(tokenizer)}) "
+            "than the model: match them"
+        )
     if not eos_ids(model, tokenizer):
         raise InputError(f"model '{spec}': no end-of-text token: set 'eos_token' in tokenizer_config.json")
     return Loaded(model, tokenizer, encode, adapter is not None)
@@ -151,6 +156,7 @@ def configured(spec: str, task_name: str | None) -> Path | str:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"model '{spec}': no config.json in the folder: name a folder written by save_pretrained")
     if folder.is_dir():
+        check_config(spec, folder)
         return folder.absolute()
     if folder.exists():
         raise InputError(f"model '{spec}': a file, not a folder: name the folder that holds config.json")
@@ -167,8 +173,11 @@ def _source(spec: str, task_name: str | None, whole: bool) -> str:
 
 def _checked_folder(spec: str, folder: Path, whole: bool) -> Path:
     if whole and not has_tokenizer(folder):
-        raise InputError(f"model '{spec}': no tokenizer in the folder: save it there by tokenizer.save_pretrained")
+        raise InputError(
+            f"model '{spec}': no tokenizer in the folder (tokenizer.json): save it there by tokenizer.save_pretrained"
+        )
     if any(folder.glob("*.safetensors")):
+        check_weights(spec, folder)
         return folder
     pickled = sorted(path.name for end in ("bin", "pt", "pth") for path in folder.glob(f"*.{end}"))
     if pickled:
@@ -187,7 +196,7 @@ def _base(adapter: AdapterFolder, dtype: torch.dtype, place: torch.device, quant
         model = _model(adapter.base, source, dtype, place, quantize)
     except InputError as error:
         raise InputError(f"adapter '{adapter.spec}' lacks its base: {error}") from None
-    return source, guarded(adapter.spec, lambda: with_adapter(model, adapter))
+    return source, guarded(adapter.spec, lambda: with_adapter(model, adapter), "adapter_config.json")
 
 
 def _check_dropout(spec: str, model: Any) -> None:
@@ -207,15 +216,30 @@ def _model(spec: str, source: str, dtype: torch.dtype, place: torch.device, quan
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below by name
             quantization_config=narrow,
             device_map=None if narrow is None else {"": place},
         ),
+        "config.json against the weights",
     )
+    _check_fit(spec, report)
+    check_finite(model.named_parameters(), f"model '{spec}'")
+    _check_dropout(spec, model)
+    return model.eval() if narrow is not None else model.eval().to(place)
+
+
+def _check_fit(spec: str, report: Mapping[str, Any]) -> None:
+    """InputError where the weights are not those that config.json asks for."""
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(
-            f"model '{spec}': the weights lack {len(missing)} tensors ({missing[0]}, ...), which would be random: "
-            "save the whole causal LM again"
+            f"model '{spec}': the weights lack {len(missing)} tensors that config.json asks for ({missing[0]}, "
+            "...), which would be random: save the whole causal LM again"
         )
-    _check_dropout(spec, model)
-    return model.eval() if narrow is not None else model.eval().to(place)
+    other = sorted(report["mismatched_keys"])
+    if other:
+        name, saved, wanted = other[0]
+        raise InputError(
+            f"model '{spec}': the weights '{name}' have the shape {list(saved)}, and config.json asks for "
+            f"{list(wanted)}: restore the config.json that was saved with them"
+        )

@@ -169,7 +169,8 @@ def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor], where: str
     other = own ^ {(name, tuple(value.shape)) for name, value in state.items()}
     if other:
         raise InputError(
-            f"{where} has other tensors than this adapter ('{min(other)[0]}'): it is not one of this model"
+            f"{where} has other tensors than this adapter ('{min(other)[0]}'): it is not one of this model, give one "
+            "that was saved from it"
         )
     need_peft().set_peft_model_state_dict(model, dict(state), adapter_name=adapter)
 

@@ -93,7 +93,8 @@ def _member(head: str, name: str, module: ModuleType) -> Any:
     members = vars(module)
     if name not in members:
         functions = [key for key, value in members.items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"{head}: no function '{name}' in it: {nearest(name, functions)}")
+        remedy = nearest(name, functions) if functions else "define it there"
+        raise InputError(f"{head}: no function '{name}' in it: {remedy}")
     return members[name]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from rekindle.errors import InputError
@@ -20,10 +22,33 @@ from rekindle.train.settings import (
 )
 from rekindle.train.snapshots import TEACHER
 
+LEAST: Mapping[str, int] = MappingProxyType(
+    {
+        **{"epochs": 1, "minibatches": 1, "micro_batch": 1},
+        **{"lr": 0, "head_lr": 0, "weight_decay": 0, "grad_clip": 0, "beta1": 0, "beta2": 0},
+    }
+)
+"""Numbers of `Descent` and the least that each may be: below it no update is made, or an update that goes uphill."""
+BELOW: Mapping[str, int] = MappingProxyType({"beta1": 1, "beta2": 1})
+"""What AdamW's shares of the past must stay below (Kingma and Ba 2015, algorithm 1)."""
+
+
+def check_descent(record: Any) -> None:
+    """InputError for a number of the optimiser that makes no update, or one that is none."""
+    for path, value in options.flatten(record).items():
+        part, _, name = path.rpartition(".")
+        if not f".{part}".endswith(".descent") or name not in LEAST or not isinstance(value, int | float):
+            continue
+        if value < LEAST[name]:
+            raise InputError(f"option '{path}' is {options.show(value)}: set it to {LEAST[name]} or more")
+        if name in BELOW and value >= BELOW[name]:
+            raise InputError(f"option '{path}' is {options.show(value)}: set it below {BELOW[name]}")
+
 
 def check(record: Any, rollout: Rollout) -> None:
     """Raise InputError, one sentence with its remedy, for options that contradict each other."""
     check_traits(record)
+    check_descent(record)
     check_cut(record)
     sampled = samples_per_prompt(record, rollout)
     if sampled < rollout.group:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
 from rekindle.tokens.grading.base import GradesRows
+from rekindle.tokens.reading import text_of
 from rekindle.tokens.rollouts import Example
 from rekindle.tokens.tasks.base import Derivation, Task
 from rekindle.tokens.tasks.lazy import refuse_streamed
@@ -91,10 +92,8 @@ def chosen(resolved: Resolved, task: Task) -> Task:
 
 def ids(path: str) -> list[str]:
     """The prompt ids in a text file, one a line; InputError where it cannot be read, is empty or names one twice."""
-    try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the prompt ids in '{path}': {error}; give one id a line") from error
+    text = text_of(Path(path), "give a file with one id a line", f"the prompt ids in '{path}'")
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     twice = next((name for name in names if names.count(name) > 1), None)
     if not names or twice:
         said = f"names '{twice}' twice" if twice else "names no prompt"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rekindle.errors import EngineDead, GuardStop, InputError
+from rekindle.tokens.reading import object_of
 from rekindle.train.config import dotted
 from rekindle.train.options import parse_assignment
 from rekindle.train.start import Asked, prepare
@@ -135,7 +136,7 @@ def _claim(plan: Plan, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         return
-    have = json.loads(path.read_text(encoding="utf-8"))
+    have = object_of(path, "restore it, or give another --out")
     old, new = dotted(have), dotted(wanted)
     changed = sorted(key for key in old.keys() | new.keys() if key not in old or key not in new or old[key] != new[key])
     if changed:
@@ -199,7 +200,8 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
     Added: `seeds`, `settings`, `base_error` (standard errors over prompts), and `seconds` (method -> one value a seed,
     training and evaluation); all metrics of the evaluation are in.
     """
-    found = {m: json.loads((m.folder / "result.json").read_text(encoding="utf-8")) for m in members(plan, out)}
+    remedy = "delete it to run this member again"
+    found = {m: object_of(m.folder / "result.json", remedy) for m in members(plan, out)}
     base = next(result for member, result in found.items() if member.method is None)
     methods: dict[str, list[dict[str, float]]] = {}
     seconds: dict[str, list[float]] = {BASE: [base["seconds"]]}

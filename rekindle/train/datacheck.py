@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from rekindle.errors import InputError
 from rekindle.tokens.chat import Encode
 from rekindle.tokens.encoder import load_encode
-from rekindle.tokens.fetching import guarded, quiet
+from rekindle.tokens.fetching import CONFIGURATION, guarded, quiet
 from rekindle.tokens.grading.base import Grade, GradesRows
 from rekindle.tokens.loader import context_length
 from rekindle.tokens.rewards import Rewards, load_rewards
@@ -66,7 +66,9 @@ def load_tokens(spec: str, task: str | None, system_prompt: str | None) -> Token
     folder = model_folder(spec)
     encode = load_encode(spec, tokenizer_source(folder, task), task_name=task, system_prompt=system_prompt)
     with quiet():
-        config = guarded(spec, lambda: AutoConfig.from_pretrained(place(folder, task), trust_remote_code=False))
+        config = guarded(
+            spec, lambda: AutoConfig.from_pretrained(place(folder, task), trust_remote_code=False), CONFIGURATION
+        )
     return Tokens(encode.tokenizer, encode, context_length(_Configured(config)))
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rekindle.errors import InputError
 from rekindle.tokens.private import redacted
+from rekindle.tokens.reading import bytes_of
 
 RESERVED = ("kind", "step", "time", "nonfinite")
 RESUME = "resume"
@@ -164,10 +165,20 @@ def _mend(path: Path) -> int:
 
 
 def _is_record(line: bytes) -> bool:
+    return _record(line) is not None
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line, None where there is none; no log holds a NaN or an infinity."""
     try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+        held = json.loads(line, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return held if isinstance(held, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
@@ -189,23 +200,20 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
 
 def raw_events(path: str | Path) -> Iterator[dict[str, Any]]:
     """Every record of the file as written, voided ones included."""
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(
-            f"cannot read the events of a run at '{path}': {error.strerror}; give a run folder's file"
-        ) from error
+    lines = bytes_of(Path(path), "give a run folder's file", f"the events of a run at '{path}'").split(b"\n")
     for number, line in enumerate(lines, start=1):
-        last = number == len(lines)
-        if last and (not line or not _is_record(line)):
+        record = _record(line)
+        if record is None and number == len(lines):
             return
-        if not _is_record(line):
+        if record is None:
             raise InputError(
                 f"{path} line {number} is no event: the file was edited or damaged; restore or delete the line"
             )
-        record = json.loads(line)
-        if not {"kind", "step"} <= record.keys():
-            raise InputError(f"{path} line {number} lacks 'kind' or 'step': restore or delete the line")
+        kind, step = record.get("kind"), record.get("step")
+        if not isinstance(kind, str) or not isinstance(step, int) or not 0 <= step < 2**63:
+            raise InputError(
+                f"{path} line {number} lacks a 'kind' (text) or 'step' (number): restore or delete the line"
+            )
         yield record
 
 

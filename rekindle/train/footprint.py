@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from rekindle.errors import InputError
-from rekindle.tokens.adapters import AdapterFolder
-from rekindle.tokens.fetching import guarded, quiet
+from rekindle.tokens.adapters import AdapterFolder, said_by
+from rekindle.tokens.fetching import CONFIGURATION, guarded, quiet
 from rekindle.tokens.heads import unwrapped
 from rekindle.tokens.loader import adapter_of, configured, context_length
-from rekindle.tokens.lora import ALL_LINEAR, CONFIG, refuse_mixed
+from rekindle.tokens.lora import ALL_LINEAR, refuse_mixed
 from rekindle.train.widths import Adapted, Linear, Mlp, adapted, mlp
 
 LAID_OUT = 1 << 16
@@ -92,9 +91,11 @@ def footprint(spec: str, task: str | None = None) -> Footprint:
     adapter = adapter_of(spec)
     source = _source(spec, adapter, task)
     with quiet(), torch.random.fork_rng(devices=[]):
-        config = guarded(spec, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+        config = guarded(spec, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), CONFIGURATION)
         with torch.device("meta"):
-            model = guarded(spec, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+            model = guarded(
+                spec, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False), CONFIGURATION
+            )
     rank, own = _shape(adapter)
     return replace(measured(model), adapter=rank, own=own)
 
@@ -199,9 +200,9 @@ def _shape(adapter: AdapterFolder | None) -> tuple[int, tuple[str, ...]]:
     """(rank, targets) of an adapter; of targets that are given as a pattern, all linear layers."""
     if adapter is None:
         return 0, ALL_LINEAR
-    said = json.loads((adapter.folder / CONFIG).read_text(encoding="utf-8"))
+    said = said_by(adapter)
     targets = said.get("target_modules")
-    return int(said.get("r") or 0), tuple(targets) if isinstance(targets, list) else ALL_LINEAR
+    return said["r"], tuple(targets) if isinstance(targets, list) else ALL_LINEAR
 
 
 def _named(config: Any, name: str) -> Any:

@@ -158,8 +158,8 @@ def _checked(old: Any, hint: Any, path: str, value: Any) -> Any:
     except ValidationError as error:
         kinds = " or ".join(_kind(member) for member in allowed)
         raise InputError(f"option '{path}' is {kinds}, not {show(value)!r}") from error
-    if good != good:
-        raise InputError(f"option '{path}' must be a number that is not nan")
+    if isinstance(good, float) and good - good != 0:
+        raise InputError(f"option '{path}' must be a finite number, not {good}")
     return good
 
 
@@ -201,6 +201,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         parsed = tomllib.loads(f"value = {raw}")
     except tomllib.TOMLDecodeError:
         return path, _number_or_text(raw)
+    except (ValueError, RecursionError):  # 4,300 digits, or brackets as deep as the stack
+        raise InputError(f"--set {path}: the value is too long or too deep to be read: give a shorter one") from None
     value = parsed["value"]
     value = tuple(value) if isinstance(value, list) else value
     return path, value if len(parsed) == 1 and _is_plain(value) else raw

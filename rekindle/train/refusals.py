@@ -61,15 +61,20 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
             f"method '{config.method}' needs answers and the data has none: add an 'answer' column, give --reward "
             "FILE.py:function, or use a label-free method such as evol_rl"
         )
+    check_reads(resolved, task)
+    if config.evaluate.every:
+        check_labels(task)
+
+
+def check_reads(resolved: Resolved, task: Task) -> None:
+    """InputError where the data lacks what a part of the method reads: a column in a prompt, or any answer."""
     for part in parts(resolved.record):
         if isinstance(part, ReadsColumns):
-            check_columns(config.method, part.example_columns, task)
+            check_columns(resolved.config.method, part.example_columns, task)
         if isinstance(part, ReadsAnswers) and all(
             e.answer is None for e in looked_at(task.split(evaluated_split(task)))
         ):
             raise InputError(NO_ANSWERS)
-    if config.evaluate.every:
-        check_labels(task)
 
 
 def check_adapters(config: RunConfig, here: bool) -> None:

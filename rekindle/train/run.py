@@ -51,12 +51,12 @@ from rekindle.train.update import updated
 class Run:
     """The state of a run. `memory` holds what is saved besides weights and optimiser: plain JSON values by name.
 
-    `memory["history"]` has the share of successes of each visit of each prompt, oldest first; watched: what
-    warnings go by, saved, none of which reaches an update; kept: tensors that parts keep, saved too; live: what is made
-    again from these. method: of all the run; record: that of this step, schedules resolved to numbers. halt: what signals ask of it. reopened: the step that its checkpoint stands in, with what that
-    step had observed and drawn. references: the other passes by name. foreign_ends: tokens that end a text for the
-    policy, not for its teacher. trained: the uids of the last step's batch. ranks: that take its steps together;
-    shares, copy: its weights where each holds a part, and whole.
+    `memory["history"]` has the share of successes of each visit of each prompt, oldest first; watched: what warnings go
+    by, saved, none of which reaches an update; kept: tensors that parts keep, saved too; live: what is made again from
+    these. method: of all the run; record: that of this step, schedules resolved to numbers. halt: what signals ask of
+    it. reopened: the step that its checkpoint stands in, with what that had observed and drawn. references: the other
+    passes by name. foreign_ends: tokens that end a text for the policy, not for its teacher. trained: the uids of the
+    last batch. ranks: that take its steps together; shares, copy: its weights where each holds a part, and whole.
     """
 
     resolved: Resolved

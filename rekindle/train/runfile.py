@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from rekindle.errors import InputError
+from rekindle.tokens.reading import text_of
 from rekindle.train.config import RECORDED, Resolved
 
 PACKAGES = ("rekindle", "torch", "transformers")
@@ -59,10 +60,20 @@ def from_toml(text: str, where: str = "run.toml") -> Saved:
     tree = parse(text, where)
     recorded = tree.get(RECORDED)
     if not isinstance(recorded, dict) or not recorded.keys() >= {"record_hash", "versions", "options", "unset"}:
-        raise InputError(f"{where} records no run (no table [{RECORDED}]): it was not written by a run of rekindle")
-    options: dict[str, Any] = {path: tuple(v) if isinstance(v, list) else v for path, v in recorded["options"].items()}
-    options |= dict.fromkeys(recorded["unset"])
-    return Saved(options["method"], options, recorded["record_hash"], recorded["versions"], recorded.get("inputs", {}))
+        raise InputError(
+            f"{where} records no run (no table [{RECORDED}]): it was not written by a run of rekindle; give one "
+            "that was"
+        )
+    given = {"inputs": {}, **recorded}
+    kinds: dict[str, type] = {"record_hash": str, "versions": dict, "options": dict, "unset": list, "inputs": dict}
+    wrong = next((name for name, kind in kinds.items() if not isinstance(given[name], kind)), None)
+    if wrong is not None or not all(isinstance(name, str) for name in given["unset"]):
+        raise InputError(f"{where}: '{RECORDED}.{wrong or 'unset'}' was edited or damaged: restore the file")
+    options: dict[str, Any] = {path: tuple(v) if isinstance(v, list) else v for path, v in given["options"].items()}
+    options |= dict.fromkeys(given["unset"])
+    if not isinstance(options.get("method"), str):
+        raise InputError(f"{where}: '{RECORDED}.options.method' names no method: restore the file")
+    return Saved(options["method"], options, given["record_hash"], given["versions"], given["inputs"])
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
@@ -70,15 +81,15 @@ def parse(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where} is no valid TOML: {error}") from error
+        raise InputError(f"{where} is no valid TOML: {error}: fix the line") from error
+    except (ValueError, RecursionError) as error:  # 4,300 digits, or brackets as deep as the stack
+        reason = "a number has too many digits" if isinstance(error, ValueError) else "nested too deeply"
+        raise InputError(f"{where} cannot be read as TOML ({reason}): give a shorter value") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """The run.toml at `path`, parsed, as `resolve` takes it; InputError where there is none."""
-    try:
-        return parse(Path(path).read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the configuration '{path}': {error}; give a run.toml") from error
+    return parse(text_of(Path(path), "give a run.toml", f"the configuration '{path}'"), str(path))
 
 
 def versions() -> dict[str, str]:

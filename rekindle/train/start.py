@@ -15,6 +15,7 @@ from rekindle.core.ranks import Together
 from rekindle.errors import InputError
 from rekindle.tokens.heads import unwrapped
 from rekindle.tokens.private import refuse_private
+from rekindle.tokens.reading import text_of
 from rekindle.tokens.rewards import reward_files
 from rekindle.tokens.tasks.base import Task
 from rekindle.train import lock, runfile
@@ -80,7 +81,7 @@ def prepare(asked: Asked, resume: bool = False) -> tuple[Resolved, Task]:
 
 def written(file: Path) -> runfile.Saved:
     """What the run.toml of a run folder records."""
-    return runfile.from_toml(file.read_text(encoding="utf-8"), str(file))
+    return runfile.from_toml(text_of(file, "restore it, or name another folder"), str(file))
 
 
 def run_folder(resolved: Resolved) -> Folder:

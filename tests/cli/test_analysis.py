@@ -68,7 +68,7 @@ def test_a_step_that_is_not_reached_is_null(capsys: pytest.CaptureFixture[str], 
 
 
 def test_what_cannot_be_forecast(capsys: pytest.CaptureFixture[str], tmp_path: Path, run: Path) -> None:
-    refused(rekindle(capsys, "forecast", tmp_path), "cannot read the events", "run folder")
+    refused(rekindle(capsys, "forecast", tmp_path), "the events of a run at", "run folder")
     refused(rekindle(capsys, "forecast", run), "3 steps to fit, at least 8")
     refused(rekindle(capsys, "forecast", STORED, "--first", "1.5"), "--first 1.5", "0.5")
 

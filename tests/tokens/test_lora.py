@@ -369,14 +369,14 @@ def test_damaged_adapter_folders(saved: tuple[Path, Path], tmp_path: Path) -> No
     edit(folder, base_model_name_or_path=str(base))
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(b"garbage")
-    assert "cannot be loaded" in refusal(folder)
+    assert "no readable safetensors" in refusal(folder)
     weights.rename(folder / "hidden")
     assert "no adapter_model.safetensors in the folder" in refusal(folder)
     (folder / "adapter_model.bin").write_bytes(b"x")
     assert "only a pickled adapter_model.bin, which can run code" in refusal(folder)
     (folder / "hidden").rename(weights)
     (folder / "adapter_config.json").write_text("{")
-    assert "its adapter_config.json is no JSON object" in refusal(folder)
+    assert "adapter_config.json, line 1, column 2: invalid JSON" in refusal(folder)
 
 
 def test_tensors_of_another_adapter_are_refused_and_name_the_file() -> None:

@@ -217,7 +217,7 @@ def test_weights_in_several_files(llama: Path, tmp_path: Path) -> None:
     loaded = load_model(str(tmp_path)).model.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in whole.state_dict().items())
     parts[1].unlink()
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="no such file"):
         load_model(str(tmp_path))
 
 

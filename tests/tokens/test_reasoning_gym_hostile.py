@@ -6,6 +6,7 @@ import ast
 import inspect
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -189,3 +190,13 @@ Indirect._inner.__module__ = "reasoning_gym.factory"
 
 def test_a_scorer_that_evaluates_is_found() -> None:
     assert evaluates(Indirect) == {"eval"}
+
+
+def test_odd_literals_are_not_warned_of() -> None:
+    entry: dict[str, Any] = {"answer": "1", "metadata": {"variable": "x"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert harmless("spiral_matrix", "[1if 1else 2]", entry) is False
+        assert harmless("spiral_matrix", "0x1for x in y", entry) is False
+    with pytest.warns(SyntaxWarning):
+        compile("[1if 1else 2]", "x", "eval")

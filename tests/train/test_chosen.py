@@ -98,5 +98,5 @@ def test_a_file_of_ids_gives_the_prompts_in_its_order(tmp_path: Path) -> None:
             chosen(resolve("mine", dapo.method(), flags=flags), inner)
     with pytest.raises(InputError, match="both given"):
         chosen(resolve("mine", dapo.method(), flags={**flags, "one_shot": examples[0].id}), inner)
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="cannot be read"):
         chosen(resolve("mine", dapo.method(), flags={**flags, "only": str(tmp_path / "none")}), inner)

@@ -280,7 +280,7 @@ def test_broken_files_are_named(tmp_path: Any) -> None:
         parse("a = 1\nb = = 2", "my.toml")
     with pytest.raises(InputError, match="records no run"):
         from_toml("steps = 3")
-    with pytest.raises(InputError, match="cannot read the configuration"):
+    with pytest.raises(InputError, match=r"the configuration .* cannot be read"):
         read(tmp_path / "none.toml")
 
 

@@ -44,6 +44,8 @@ _CAPITALISED = re.compile(r"[A-Z][a-z]+")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _SHORT = "no yes on not one two six ten odd all any up mon tue wed thu fri sat sun red tie win"
 _SHORT_WORDS = frozenset(_SHORT.split())
+_HUGE = re.compile(r"[eE][+-]?[\d_]{4}")
+"""An exponent whose power of ten is not worked out: `1e999999999` has a billion digits."""
 MAX_DEPTH = 20
 """Levels of brackets in an answer."""
 _TINY = Fraction(1, 10**4)
@@ -152,8 +154,11 @@ def _bracket(text: str) -> str:
 
 
 def _number(text: str) -> Fraction | None:
+    plain = normalise(text) or ""
+    if _HUGE.search(plain):
+        return None
     try:
-        return Fraction(normalise(text) or "")
+        return Fraction(plain)
     except (ValueError, ZeroDivisionError):
         return None
 

@@ -10,7 +10,9 @@ import ast
 import builtins
 import math
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -58,10 +60,19 @@ def _known(entry: dict[str, Any]) -> set[str]:
 
 def _literal(text: str) -> bool:
     try:
-        ast.literal_eval(text)
+        with _quiet():
+            ast.literal_eval(text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return False
     return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Python warns of odd literals (`1if`) on stderr, and a model may write as many as it likes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        yield
 
 
 def _sum(text: str) -> bool:
@@ -85,7 +96,9 @@ def _expression(text: str, variables: Iterable[str]) -> bool:
             return False
         at = token.end()
     try:
-        return _digits(ast.parse(text.strip(), mode="eval").body) < _POWER
+        with _quiet():
+            body = ast.parse(text.strip(), mode="eval").body
+        return _digits(body) < _POWER
     except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
         return False
 
