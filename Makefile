@@ -81,6 +81,7 @@ faults: $(VENV)/.dev
 	rm -f docs/reliability.json
 	$(ONE_THREAD) $(BIN)/python -m tests.faults.kill --kills 120 --store
 	$(ONE_THREAD) $(BIN)/python -m tests.faults.kill_ranks --kills 12 --store
+	$(ONE_THREAD) $(BIN)/python -m tests.faults.fuzz --seconds 600 --store
 	REKINDLE_FAULTS=write $(ONE_THREAD) $(BIN)/python -m pytest -q -m "heavy or not heavy" tests/faults
 	$(BIN)/python scripts/reliability.py
 

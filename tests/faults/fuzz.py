@@ -8,21 +8,19 @@ often. Time is this process's own, so that a busy machine does not count.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
-from typing import Any
 
 from rekindle.tokens.grading import boxed, equal_math, forms, harmless, numbers
 from rekindle.tokens.grading.extract import RULES, extract, letter
 from rekindle.tokens.grading.grader import Grader
 from rekindle.tokens.tasks import digit_sum, expressions, reduce
-from tests.faults.conftest import STORED, stored
 from tests.faults.malformed import Late, limited
+from tests.faults.rows import store
 from tests.faults.texts import grown, mutated
 
 SHORT, FAST, SLOW = 2_000, 0.05, 0.5
@@ -184,7 +182,7 @@ def _by_math(rng: Random, kept: list[tuple[float, str]], report: Report, end: fl
         grader.close()
 
 
-def row(report: Report, seconds: float) -> dict[str, Any]:
+def row(report: Report, seconds: float) -> dict[str, str]:
     """The row of docs/reliability.json."""
     return {
         "area": "input",
@@ -210,8 +208,7 @@ def main() -> int:
         print(f"- {what}\n    {text}")
     bad = bool(report.crashes or report.late)
     if asked.store and not bad:
-        rows = {**stored(), "fuzz.py": row(report, asked.seconds)}
-        STORED.write_text(json.dumps(rows, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        store("fuzz.py", row(report, asked.seconds))
     return int(bad)
 
 
