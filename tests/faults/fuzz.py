@@ -25,6 +25,9 @@ from tests.faults.texts import grown, mutated
 
 SHORT, FAST, SLOW = 2_000, 0.05, 0.5
 """Characters of a usual answer, the seconds that a call may take for one, and for a text of any length."""
+AGAIN = 3
+"""How often a call that is the slowest so far is made again; the least time counts: a machine that is shared stands
+still at times, and counts that as work."""
 HANG = 20.0
 """Seconds after which a call is stopped."""
 MATH_DEADLINE, BATCH, MATH_SHARE = 2.0, 40, 0.25
@@ -109,6 +112,18 @@ class Report:
     def try_one(self, name: str, call: Call, text: str, other: str) -> float:
         """Seconds that a call took."""
         self.calls += 1
+        short = max(len(text), len(other)) <= SHORT
+        took = self.timed(name, call, text, other)
+        again = 0
+        while took > self.slowest.get(short, (0.0,))[0] and again < AGAIN:
+            took, again = min(took, self.timed(name, call, text, other)), again + 1
+        self.slowest[short] = max(self.slowest.get(short, (0.0, "", 0)), (took, name, len(text)))
+        if took > (FAST if short else SLOW):
+            self.late.setdefault(name, f"{took:.3f} s for {len(text)} characters: {text[:400]!a}")
+        return took
+
+    def timed(self, name: str, call: Call, text: str, other: str) -> float:
+        """Seconds of one call; what it raises is noted."""
         began = time.process_time()
         try:
             with limited(HANG):
@@ -116,11 +131,7 @@ class Report:
         except (Exception, Late) as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.crashes.setdefault(f"{name}: {type(error).__name__} at {where.name}:{where.lineno}", ascii(text[:400]))
-        took, short = time.process_time() - began, max(len(text), len(other)) <= SHORT
-        self.slowest[short] = max(self.slowest.get(short, (0.0, "", 0)), (took, name, len(text)))
-        if took > (FAST if short else SLOW):
-            self.late.setdefault(name, f"{took:.3f} s for {len(text)} characters: {text[:400]!a}")
-        return took
+        return time.process_time() - began
 
     def told(self) -> str:
         """The numbers in a sentence."""

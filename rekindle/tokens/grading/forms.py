@@ -14,9 +14,12 @@ WORD = re.compile(r"[^\W\d_]+")
 COMMA = re.compile(r"(?<!\\),(?!\s*[0-9]{3}(?![0-9]))")
 """A comma that separates: not one of a number's thousands, not LaTeX's space."""
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\overline\s*\{\s*(\d{1,20})\s*\}")
-_JOINING = re.compile(r",?\s*\\(?:text|mathrm|textrm|mbox)\s*\{\s*,?\s*(?:or|and)\s*\}|,?\s*\\lor(?![a-z])")
+# Begins at a comma or where no white space stands before, or a run of white space would be read once from each place.
+_JOINING = re.compile(
+    r"(?:,|(?<!\s))\s*(?:\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:,\s*)?(?:or|and)\s*\}|\\lor(?![a-z]))"
+)
 _MEASURED = re.compile(
-    r"[^\\a-zA-Z]*(?:\\[dt]?frac\s*\{\d+\}\s*\{\d+\})?\s*\\(?:text|mathrm|textrm|mbox)\s*\{[ ]*[a-zA-Z .]+\}"
+    r"[^\\a-zA-Z]*(?:\\[dt]?frac\s*\{\d+\}\s*\{\d+\}\s*)?\\(?:text|mathrm|textrm|mbox)\s*\{[a-zA-Z .]+\}"
 )
 _POWER = re.compile(r"(\\(?:text|mathrm|textrm|mbox)\s*\{[^{}]*\})\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d)")
 _ROUNDED = re.compile(r"(.+)\\approx\s*(-?(?:\d+\.?|\d*\.\d+))\s*", re.DOTALL)

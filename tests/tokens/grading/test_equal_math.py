@@ -12,6 +12,7 @@ from math_verify import parse, verify
 
 from rekindle.tokens.grading.equal_math import by_rule, check, depth, same, words
 from rekindle.tokens.grading.extract import extract
+from rekindle.tokens.grading.forms import added_words, listed
 from rekindle.tokens.grading.numbers import grade
 
 
@@ -273,3 +274,31 @@ def test_a_power_of_ten_is_not_worked_out(answer: str) -> None:
     assert by_rule("0.00001", answer) is None and by_rule(answer, "0.00001") is None
     assert time.process_time() - began < 0.5
     assert by_rule("0.00001", "1e-5") is True
+
+
+@pytest.mark.parametrize("blank", [" ", "\x85", "\n"])
+def test_runs_of_white_space_are_read_once(blank: str) -> None:
+    def least(size: int) -> float:
+        text, times = "7" + blank * size + "x", []
+        for _ in range(5):
+            began = time.process_time()
+            listed(text), added_words("x", "7" + blank * size + "\\text{")
+            times.append(time.process_time() - began)
+        return min(times)
+
+    assert least(16_000) < 8 * least(4_000) + 0.002, "four times the text takes about four times as long, not sixteen"
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain"),
+    [
+        (r"1 \text{ or } 2", "1, 2"),
+        (r"1,  \text{and} 2", "1, 2"),
+        (r"1\lor 2", "1, 2"),
+        (r"1 , \text{, or } 2", "1 , 2"),
+        (r"1  \lor2", "1,2"),
+        (r"1 \text{ nor } 2", r"1 \text{ nor } 2"),
+    ],
+)
+def test_lists_that_words_join(answer: str, plain: str) -> None:
+    assert listed(answer) == plain
