@@ -22,28 +22,30 @@ TITLES = {
 }
 HEAD = """# Reliability
 
-**What a run keeps.** A checkpoint holds all that decides what follows: weights, optimiser, heads, frozen copies, replay and
-other kept tensors, the run's memory (counts, baselines, adaptive coefficients, the place in the data), and, where it stands
-between two updates of a step, that step's batch. No generator has a state of its own: every draw is a function of (seed,
-step, update, row, position). Files are written beside their place, flushed, renamed, and the folders flushed too; a
-manifest has the size and sha256 of each. `--resume` takes the newest checkpoint that is what its manifest says, names
-those that it passes over and why, and counts the events that become void.
+**What a run keeps.** A checkpoint holds all that decides what follows: weights, optimiser, heads, frozen copies,
+replay and other kept tensors, the run's memory (counts, baselines, adaptive coefficients, the place in the data),
+and, where it stands between two updates of a step, that step's batch. No generator has a state of its own: every draw
+is a function of (seed, step, update, row, position). Files are written beside their place, flushed, renamed, and the
+folders flushed too; a manifest has the size and sha256 of each. `--resume` takes the newest checkpoint that is what
+its manifest says, names those that it passes over and why, and counts the events that become void.
 
 **Which checkpoints stay**: the last `checkpoint.keep` (2), that of the best `checkpoint.best` (such as `pass@16`;
 `checkpoints/best.json` says which), and every `checkpoint.archive` steps.
 
-**Signals.** SIGTERM and SIGINT let the update that goes on finish, save, inside the step if need be, and end with 143 or
-130; a second one ends the process at once. With ranks all stop at the same update; the launcher passes the signal on.
+**Signals.** SIGTERM and SIGINT let the update that goes on finish, save, inside the step if need be, and end with 143
+or 130; a second one, half a second later or more, ends the process at once. With ranks all stop at the same update;
+the launcher passes the signal on.
 
 **Exit codes**: 0 done, 2 input, 3 a guard stopped the run, 4 an engine or a rank died, 130 and 143 stopped and saved.
 
 **What is not promised.** Bit-equal resumption is on the same machine, with the same versions, threads and number of
-ranks; a resumption with other versions says so. A vLLM engine need not draw the same tokens again. What a reward function of the user
-keeps in its own memory is not saved. A power failure cannot be tried here: the files are flushed, and whether a disk keeps
-what it says it wrote is its own affair. Where a file system knows no locks, a note says so.
+ranks; a resumption with other versions says so. A vLLM engine need not draw the same tokens again. What a reward
+function of the user keeps in its own memory is not saved. A power failure cannot be tried here: the files are
+flushed, and whether a disk keeps what it says it wrote is its own affair. Where a file system knows no locks, a note
+says so.
 
-Every row below is a fault that a test makes happen for real (`tests/faults`), what Rekindle does then, and what the user
-reads. They are written down by what the tests saw (`make faults`); a row that no longer holds fails its test.
+Every row below is a fault that a test makes happen for real (`tests/faults`), what Rekindle does then, and what the
+user reads. They are written down by what the tests saw (`make faults`); a row that no longer holds fails its test.
 """
 
 

@@ -72,7 +72,12 @@ def run_safely(app: typer.Typer, argv: Sequence[str] | None = None) -> int:
         if not isinstance(end, Usage):
             raise
         text = end.format_message()
-        print(text, file=sys.stderr) if "\n" in text.strip() else say(text)  # several lines: the help
+        if "\n" in text.strip():  # the help
+            from rekindle.tokens.private import redacted
+
+            print(redacted(text), file=sys.stderr)
+        else:
+            say(text)
         return end.exit_code
     finally:
         WORDS.reset(said)
@@ -83,7 +88,7 @@ def say(text: str) -> None:
     """One line on stderr, where all that is no result goes; without secrets, for logs are kept and shown."""
     from rekindle.tokens.private import redacted
 
-    print(f"rekindle: {redacted(' '.join(text.split()))}", file=sys.stderr)
+    print(f"rekindle: {' '.join(redacted(text).split())}", file=sys.stderr)
 
 
 def console() -> Console:

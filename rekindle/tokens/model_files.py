@@ -125,7 +125,8 @@ def check_weights(spec: str, folder: Path) -> None:
 def _check_room(spec: str, folder: Path) -> None:
     """InputError where config.json asks for far more numbers than the files can hold: they would be filled first."""
     said = object_of(folder / CONFIG, SAVE)
-    values = {**said, **(said.get("text_config") or {})}
+    inner = said.get("text_config")
+    values = {**said, **(inner if isinstance(inner, dict) else {})}
     held = sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())
     width = next((name for name in WIDTHS if _whole(values.get(name))), None)
     for name in ("vocab_size", "intermediate_size", "n_inner", "head_dim"):

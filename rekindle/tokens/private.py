@@ -33,7 +33,7 @@ def secrets() -> dict[str, str]:
 def redacted(text: str) -> str:
     """The text with `***` in the place of every secret."""
     for value in sorted(secrets().values(), key=len, reverse=True):
-        text = text.replace(value, _BLOT)
+        text = text.replace(value, _BLOT).replace(" ".join(value.split()), _BLOT)  # a message has one line
     return _OF_HUB.sub(_BLOT, _IN_URL.sub(_BLOT, text))
 
 

@@ -29,7 +29,8 @@ def agreement(batch: Batch, uids: Sequence[Tensor], allowed: float, cap: float) 
         broken = int((~torch.isfinite(log)).sum())
         raise GuardStop(
             f"{broken} of this step's {count} tokens have a log-prob that is no finite number, by the sampler or by "
-            "the training model: look at the weights (descent.lr too large?) and number formats of both, then --resume"
+            "the training model: look at the weights (descent.lr too large?) and number formats of both, and go on "
+            "in a new run (--model CHECKPOINT)"
         )
     if not gap <= allowed:
         raise GuardStop(

@@ -17,6 +17,7 @@ from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rewards.base import tidy
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.train.archive_tokens import FLOATS, ROUNDS, round_facts, tables, token_columns
+from rekindle.train.durable import flush
 
 LOGGED = "reward/"  # columns of the user's own: of any kind, and maybe not in every round of a step
 TEXT = ("id", "prompt", "response", "answer", "label", "finish")
@@ -75,7 +76,9 @@ def write_rollouts(
     packed: dict[str, Any] = {"use_dictionary": [name for name in table.column_names if name not in FLOATS]}
     packed |= {"column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in there}} if there else {}
     pq.write_table(table, partial, compression="zstd", **packed)
+    flush(partial)
     partial.rename(place)
+    flush(folder)
     return place
 
 

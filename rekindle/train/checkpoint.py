@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -61,11 +60,11 @@ def save_checkpoint(run: Run, folder: Path, opened: Opened | None = None) -> Pat
         save_state(run, partial / STATE, moments, heads, opened)
         manifest.seal(partial, run.step_index)
         publish(partial, place)
-    except (OSError, SafetensorError):
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # a full disk has room again
         raise
     note_best(folder, run.watched.get("best"))
-    prune(folder, run.resolved.config.checkpoint, run.watched.get("best"))
+    prune(place, run.resolved.config.checkpoint, run.watched.get("best"))
     return place
 
 

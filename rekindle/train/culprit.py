@@ -19,8 +19,10 @@ from rekindle.train.quarantine import not_finite, quarantine
 if TYPE_CHECKING:
     from rekindle.train.run import Run
 
-DIVERGED = "the policy's own log-probs broke: lower descent.lr or set descent.grad_clip=1, then --resume"
-LOSS = "lower descent.lr or look at the scores and at that part, then --resume"
+DIVERGED = (
+    "the policy's own log-probs broke: lower descent.lr or set descent.grad_clip=1, in a new run (--model CHECKPOINT)"
+)
+LOSS = "lower descent.lr or look at the scores and at that part, in a new run (--model CHECKPOINT)"
 
 
 def refuse_not_finite(
@@ -97,8 +99,7 @@ def refuse_overflow(run: Run) -> None:
     if told:
         raise GuardStop(
             f"step {run.step_index} left weights that are not finite: {', '.join(told[:NAMED])} "
-            f"({len(told)} tensors); lower descent.lr or set descent.grad_clip=1, then --resume goes on from the last "
-            "checkpoint"
+            f"({len(told)} tensors); lower descent.lr or set descent.grad_clip=1, in a new run (--model CHECKPOINT)"
         )
 
 

@@ -20,6 +20,8 @@ from rekindle.errors import GuardStop
 
 PARTIAL, OLD, GONE = ".partial", ".old", ".gone"
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What no other call than a write gives, and so believed of an error that names no file."""
 _OS_ERROR = re.compile(r"os error (\d+)")
 
 
@@ -95,7 +97,7 @@ def storage_told(root: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         number = _number(error)
         where = error.filename if isinstance(error, OSError) and error.filename is not None else None
-        if number not in _STORAGE or not _inside(where, root):
+        if number not in _STORAGE or not (_inside(where, root) if where else number in _OF_A_DISK):
             raise
         raise GuardStop(
             f"cannot write {where or f'into {root}'}: {os.strerror(number)}; what was saved before is whole: "
@@ -112,7 +114,7 @@ def _number(error: OSError | SafetensorError) -> int:
 
 
 def _inside(where: object, root: Path) -> bool:
-    return where is None or Path(os.path.abspath(os.fsdecode(str(where)))).is_relative_to(os.path.abspath(root))
+    return Path(os.path.abspath(os.fsdecode(str(where)))).is_relative_to(os.path.abspath(root))
 
 
 def _remedy(number: int) -> str:

@@ -90,8 +90,7 @@ class EventLog:
         if nonfinite:
             record["nonfinite"] = nonfinite
         record["time"] = _finite({"unix": _now(), **(time or {})}, "", [])
-        text = redacted(json.dumps(record, allow_nan=False, ensure_ascii=False))
-        self._append(f"{text}\n".encode("utf-8", "replace"))
+        self._append((json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         return record
 
     def _append(self, line: bytes) -> None:
@@ -136,7 +135,7 @@ def _now() -> float:
 
 
 def _finite(value: Any, path: str, nonfinite: list[str]) -> Any:
-    """A copy that JSON can hold; the paths of values that are not finite are appended to `nonfinite`."""
+    """A copy that JSON can hold, without secrets; paths of values that are not finite are appended to `nonfinite`."""
     if isinstance(value, Mapping):
         return {str(k): _finite(v, f"{path}.{k}" if path else str(k), nonfinite) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -144,7 +143,7 @@ def _finite(value: Any, path: str, nonfinite: list[str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         nonfinite.append(path)
         return None
-    return value
+    return redacted(value) if isinstance(value, str) else value  # keys are the program's own
 
 
 def _mend(path: Path) -> int:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 NAMED = 3
 """Rows, groups or tensors that a sentence names."""
-WEIGHTS = "look at the weights (descent.lr too large?) and the number formats, then --resume"
+WEIGHTS = "look at the weights (descent.lr too large?) and the number formats, in a new run (--model CHECKPOINT)"
 REMEDIES: Mapping[str, str] = {
-    "score": "look at what scores the responses, then --resume",
-    "advantage": "look at the scores and at the method's parts advantage and modulate, then --resume",
-    "logp_sampled": "look at the sampler's number format and weights, then --resume",
+    "score": "look at what scores the responses, in a new run (--model CHECKPOINT)",
+    "advantage": "look at the scores and the parts advantage and modulate, in a new run (--model CHECKPOINT)",
+    "logp_sampled": "look at the sampler's number format and weights, in a new run (--model CHECKPOINT)",
     "logp_old": WEIGHTS,
-    "logp_ref": "look at the reference's weights and number format, then --resume",
-    "logp_teacher": "look at the teacher's weights and number format, then --resume",
+    "logp_ref": "look at the reference's weights and number format, in a new run (--model CHECKPOINT)",
+    "logp_teacher": "look at the teacher's weights and number format, in a new run (--model CHECKPOINT)",
 }
 """What to do about a column that holds no finite number."""
 
@@ -110,7 +110,9 @@ def refuse_malformed(run: Run, batch: Batch) -> None:
     that it drew.
     """
     for said in (*misshapen(batch), *twins(run, batch)):
-        raise GuardStop(f"step {run.step_index}: {said}; look at the method's collect and source, then --resume")
+        raise GuardStop(
+            f"step {run.step_index}: {said}; look at the method's collect and source, in a new run (--model CHECKPOINT)"
+        )
     refuse_holes(run, batch, run.record, 0)
     uids = [rollouts.uid[drawn(rollouts)] for rollouts, _ in run.last_rollouts if rollouts.given is None]
     if not uids or "logp_sampled" not in batch.extra:

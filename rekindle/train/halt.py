@@ -1,10 +1,15 @@
-"""SIGTERM and SIGINT: the first lets the update that goes on finish and saves, the second ends the process at once."""
+"""SIGTERM and SIGINT: the first saves at the next safe place and ends the run, the second ends the process at once.
+
+A safe place is before an update and after a step. Schedulers signal every process of a job, and a launcher passes on
+what it got: a signal within `REPEAT` seconds of the first is the same request.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,6 +18,7 @@ from rekindle.core.ranks import Ranks
 from rekindle.errors import Stopped, StoppedByHand
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+REPEAT = 0.5
 
 
 class Halted(Exception):
@@ -32,6 +38,7 @@ class Halt:
     def __init__(self, speaks: bool = True) -> None:
         self.asked: signal.Signals | None = None
         self._speaks = speaks
+        self._first = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Halt:
@@ -48,14 +55,18 @@ class Halt:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
+            if time.monotonic() - self._first < REPEAT:
+                return
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        self.asked = signal.Signals(number)
+        self.asked, self._first = signal.Signals(number), time.monotonic()
         if self._speaks:  # no print: it may hold a lock that this very process has
-            os.write(2, f"rekindle: {self.asked.name}: saving after this update; once more stops at once\n".encode())
+            os.write(
+                2, f"rekindle: {self.asked.name}: saving at the next safe place; once more stops at once\n".encode()
+            )
 
     def agreed(self, ranks: Ranks) -> signal.Signals | None:
         """The signal that any rank was sent; all ranks call it at the same places."""

@@ -25,15 +25,30 @@ def locked(root: Path, note: Callable[[str], None]) -> Iterator[None]:
 
     note: is told where the file system knows no locks. Of a folder that did not become a run's, nothing is left here.
     """
-    handle = _opened(root)
+    handle = _held(root, note)
     try:
-        _take(handle, root, note)
         yield
     finally:
         with suppress(OSError):
             if not (root / CONFIG).exists():
                 (root / NAME).unlink()
                 root.rmdir()  # where nothing else is in it
+        os.close(handle)
+
+
+def _held(root: Path, note: Callable[[str], None]) -> int:
+    """The lock's file, held; again where who held it before took it away meanwhile."""
+    while True:
+        handle = _opened(root)
+        try:
+            _take(handle, root, note)
+            if os.path.samestat(os.fstat(handle), os.stat(root / NAME)):
+                return handle
+        except FileNotFoundError:
+            pass
+        except InputError:
+            os.close(handle)
+            raise
         os.close(handle)
 
 

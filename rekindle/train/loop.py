@@ -34,6 +34,8 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
     """Take the steps that are left. Every record goes to `log` and to `heard` (the live view)."""
     steps = run.resolved.config.steps
     attend(run, heard)
+    if run.step_index < steps and (number := run.halt.agreed(run.ranks)) is not None:  # it came while the run loaded
+        stop(run, folder, log, heard, number, saved=bool(run.step_index) or run.reopened is not None)
     while run.step_index < steps:
         began = time.perf_counter()
         taken = one_step(run, lambda: halted_step(run, folder, log, heard))

@@ -31,7 +31,7 @@ def memory_told(policy: LMPolicy, batch: Batch, micro_batch: int, checkpointing:
         remedies += ["rollout.max_tokens to less than it is"] if not remedies else []
         raise GuardStop(
             f"out of memory in an update with descent.micro_batch={micro_batch}{needs}"
-            f"{_free(policy.parts.device)}: set {' or '.join(remedies)}, then --resume"
+            f"{_free(policy.parts.device)}: set {' or '.join(remedies)}, in a new run (--model CHECKPOINT)"
         ) from None
 
 

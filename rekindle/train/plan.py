@@ -28,7 +28,7 @@ from rekindle.train.vocabulary import Step, descents, step_of
 from rekindle.train.workload import Setup, Work
 
 FREE = (
-    *("out", "track.sinks", "vllm.url", "vllm.token_file", "ranks", "shard", "watch.stop"),
+    *("out", "empty_steps", "track.sinks", "vllm.url", "vllm.token_file", "ranks", "shard", "watch.stop"),
     *("grading.sandbox", "grading.unsafe_sandbox"),
     *(f"ray.{name}" for name in ("address", "samplers", "depth", "cpus", "gpus", "health", "restarts")),
 )

@@ -38,5 +38,5 @@ def not_finite(step: int, index: int, loss: float, norm: float, where: str, more
     """The stop before an update whose loss or gradient is no number. where: the batch lies; more: of the gradient."""
     return GuardStop(
         f"step {step}, update {index}: loss {loss:g}, gradient norm {norm:g}{more}; stopped before the optimiser step, "
-        f"the batch is in {where}; lower descent.lr or look at the scores, then --resume"
+        f"the batch is in {where}; lower descent.lr or look at the scores, in a new run (--model CHECKPOINT)"
     )

@@ -37,7 +37,7 @@ def check_run(resolved: Resolved, task: Task, here: bool = True) -> None:
     here: the run is one of this machine; else what its hardware must have is not looked at.
     """
     config = resolved.config
-    check_best(config)
+    check_best(config, task)
     check_ruled(config, resolved.record)
     check_fleet(config, resolved.record)
     check_teacher(config, resolved.record.passes())

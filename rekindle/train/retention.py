@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rekindle.errors import InputError
+from rekindle.tokens.tasks.base import Task
 from rekindle.train import manifest
 from rekindle.train.durable import remove, write_text
 from rekindle.train.evaluate import quick_ks
@@ -60,9 +61,12 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def prune(folder: Path, how: Checkpoint, best: Mapping[str, Any] | None) -> None:
-    """Remove all but the last `how.keep`, the best, and those of every `how.archive` steps."""
-    there = checkpoints(folder)
+def prune(last: Path, how: Checkpoint, best: Mapping[str, Any] | None) -> None:
+    """Remove all but `how.keep` up to `last`, the best, and those of every `how.archive` steps.
+
+    last: the one that was written now. Later ones are damaged, for the run began behind them, and count for nothing.
+    """
+    there = [place for place in checkpoints(last.parent) if stands_at(place) <= stands_at(last)]
     for place in there[: -how.keep]:
         step, update = stands_at(place)
         archived = bool(how.archive) and step % how.archive == 0
@@ -76,7 +80,7 @@ def note_best(folder: Path, best: Mapping[str, Any] | None) -> None:
         write_text(folder / BEST, json.dumps(dict(best)) + "\n")
 
 
-def check_best(config: RunConfig) -> None:
+def check_best(config: RunConfig, task: Task) -> None:
     """InputError where `checkpoint.best` names what no evaluation of the run measures."""
     metric, samples = config.checkpoint.best, config.evaluate.samples
     if metric is None:
@@ -84,7 +88,8 @@ def check_best(config: RunConfig) -> None:
     if not config.evaluate.every:
         raise InputError(f"checkpoint.best={metric} takes evaluations to choose by: set evaluate.every, or drop it")
     ks = quick_ks(samples)
-    there = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in ks if k > 1), f"avg@{samples}", "distinct"]
+    there = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in ks if k > 1), f"avg@{samples}"]
+    there += ["distinct"] if task.ways else []
     if metric not in there:
         raise InputError(f"checkpoint.best={metric} is not among the metrics of evaluations: {', '.join(there)}")
 

@@ -24,8 +24,8 @@ from rekindle.train.build import make_run
 from rekindle.train.checkpoint import load_checkpoint
 from rekindle.train.chosen import chosen
 from rekindle.train.config import RECORDED, Resolved, resolve
-from rekindle.train.durable import storage_told, swept
-from rekindle.train.events import EventLog, Log, NoLog
+from rekindle.train.durable import storage_told, swept, write_text
+from rekindle.train.events import EventLog, Log, NoLog, raw_events
 from rekindle.train.find import find_method, make_method
 from rekindle.train.firstlook import warn_of_data
 from rekindle.train.fits import refuse_hopeless
@@ -136,6 +136,8 @@ def take_part(resolved: Resolved, task: Task, ranks: Together, device: str, resu
             ranks, lambda: opened(folder, resolved, resume, heard, open_now) if leads else (None, False, [])
         )[0]
         if finished:
+            if leads:
+                end_events(folder, resolved.config.steps)
             heard({"kind": "note", "step": resolved.config.steps, "text": f"{folder.root} is finished: nothing to do"})
             return folder
         run = make_run(resolved, task, folder.root if leads else None, ranks, device)
@@ -169,7 +171,7 @@ def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitS
         open_now.callback(sink.close)
     if not folder.config.exists():
         folder.root.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.config, runfile.to_toml(resolved, inputs(resolved)))
+        write_text(folder.config, runfile.to_toml(resolved, inputs(resolved)))
     log = open_now.enter_context(EventLog(folder.events))
 
     def tell(record: dict[str, Any]) -> None:
@@ -178,6 +180,13 @@ def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitS
             sink.write(record)
 
     return log, tell
+
+
+def end_events(folder: Folder, steps: int) -> None:
+    """The last record of a finished run, where a kill came between the final model and it."""
+    if all(record["kind"] != "end" for record in raw_events(folder.events)):
+        with EventLog(folder.events) as log:
+            log.write("end", steps, {})
 
 
 def refuse_file(root: Path) -> None:
@@ -237,10 +246,3 @@ def inputs(resolved: Resolved) -> dict[str, str]:
     own += reward_files([config.grading.sandbox]) if config.grading.sandbox else []
     files = [file for file in (config.only, config.chat_template, *own, *reward_files(config.reward)) if file]
     return data_inputs(config) | {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)

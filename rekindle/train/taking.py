@@ -45,9 +45,9 @@ def stop(
     inside = "" if opened is None else f", the rollouts of the next and {opened.done} of its updates"
     if folder is None:
         raise stopped(number, f"behind step {run.step_index}{inside}; it has no folder, so nothing is saved")
-    heard(log.write("stop", run.step_index, {"signal": number.name, "updates": 0 if opened is None else opened.done}))
     if not saved:
         save_together(run, folder, log, opened)
+    heard(log.write("stop", run.step_index, {"signal": number.name, "updates": 0 if opened is None else opened.done}))
     raise stopped(
         number,
         f"all up to step {run.step_index}{inside} is saved in {folder.checkpoints}; "

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rekindle.errors import EngineDead, GuardStop, InputError, Stopped, StoppedByHand
+from rekindle.tokens.private import redacted
 from rekindle.tokens.tasks.base import Task
 from rekindle.train.config import Resolved
 from rekindle.train.evaluate import evaluation_sampling
@@ -77,7 +78,7 @@ def main(path: str) -> int:
     try:
         work(json.loads(Path(path).read_text(encoding="utf-8")))
     except tuple(CODES) as end:
-        print(f"rekindle: {' '.join(str(end).split())}", file=sys.stderr)
+        print(f"rekindle: {' '.join(redacted(str(end)).split())}", file=sys.stderr)
         return CODES[type(end)]
     return 0
 

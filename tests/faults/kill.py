@@ -27,7 +27,7 @@ import torch
 
 from rekindle.api import train
 from rekindle.errors import Stopped
-from rekindle.train import evaluate, loop, taking
+from rekindle.train import evaluate, loop, start, taking
 from rekindle.train.run import Run
 from tests.faults.rows import store
 from tests.faults.same import differences
@@ -117,7 +117,8 @@ def watched(doing: Doing) -> None:
     Run.descend = doing.inside("update", Run.descend)
     taking.save_checkpoint = doing.inside("checkpoint", taking.save_checkpoint)
     loop.evaluate = doing.inside("evaluation", evaluate.evaluate)
-    loop.train = doing.inside("between", loop.train)
+    start.train = doing.inside("between", start.train)
+    start.finish = doing.inside("between", start.finish)
 
 
 def child(scenario: Scenario, out: Path, doing: Doing) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def differences(whole: Path, other: Path) -> list[str]:
     found = [f"tensor {name}" for name in differing(tensors(whole), tensors(other))]
     mine, theirs = events(whole), events(other)
     found += [f"event {place}" for place in mine.keys() | theirs.keys() if mine.get(place) != theirs.get(place)]
+    found += [f"saved {name}" for name in ("memory", "watched") if memory(whole)[name] != memory(other)[name]]
     names = [{path.name for path in (one / "rollouts").iterdir()} for one in (whole, other)]
     found += [f"rollouts {name}" for name in names[0] ^ names[1]]
     found += [f"rollouts {name}" for name in sorted(names[0] & names[1]) if not same_table(whole, other, name)]
@@ -37,6 +39,11 @@ def tensors(out: Path) -> dict[str, str]:
     state = checkpoints(out / "checkpoints")[-1] / "state"
     files = [out / "final" / "model.safetensors", *sorted(state.glob("*.safetensors"))]
     return {f"{f.name}:{n}": d for f in files for n, d in digests(list(load_file(f).items()), Alone()).items()}
+
+
+def memory(out: Path) -> dict[str, Any]:
+    """What the last checkpoint says besides tensors."""
+    return json.loads((checkpoints(out / "checkpoints")[-1] / "state" / "run.json").read_text(encoding="utf-8"))
 
 
 def events(out: Path) -> dict[tuple[int, str], dict[str, Any]]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rekindle.errors import InputError
-from rekindle.train.retention import BEST, checkpoints
+from rekindle.train import lock
+from rekindle.train.retention import BEST, checkpoints, prune
+from rekindle.train.sections import Checkpoint
 from tests.faults.conftest import Fault
 from tests.faults.cuts import copied, cut, gone_on, marks, newest, whole
 from tests.faults.same import differences
@@ -152,3 +156,43 @@ def test_the_best_by_a_metric_that_is_not_measured_is_refused(tmp_path: Path) ->
         whole(tmp_path / "run", options={"checkpoint.best": "pass@16"})
     with pytest.raises(InputError, match=r"checkpoint\.best=pass@4.*evaluate\.every"):
         whole(tmp_path / "other", options={"evaluate.every": 0})
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_what_is_saved_now(halfway: Path, tmp_path: Path) -> None:
+    out = copied(halfway, tmp_path / "run")
+    flip(newest(out) / "model.safetensors")
+    for name in ("step-000008", "step-000009"):
+        shutil.copytree(newest(out), out / "checkpoints" / name)
+    saved = out / "checkpoints" / "step-000004"
+    shutil.copytree(newest(out), saved)
+    prune(saved, Checkpoint(keep=1), None)
+    assert {place.name for place in checkpoints(out / "checkpoints")} == {"step-000004", "step-000008", "step-000009"}
+
+
+HOLD = """
+import time
+from pathlib import Path
+from rekindle.train.lock import locked
+
+with locked(Path({0!r}), print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_refused_process_leaves_the_lock_of_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = HOLD.format(str(tmp_path / "run"))
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        monkeypatch.setattr(lock, "PATIENCE", 0.1)
+        for _ in range(2):
+            with (
+                pytest.raises(InputError, match=f"in use by process {other.pid}"),
+                lock.locked(tmp_path / "run", print),
+            ):
+                pass
+        assert (tmp_path / "run" / ".lock").is_file(), "of the one that holds it"
+        other.kill()
+    with lock.locked(tmp_path / "run", print):
+        assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "run").exists()

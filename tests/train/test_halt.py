@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from safetensors.torch import load_file
 from rekindle.api import train
 from rekindle.core.ranks import Alone
 from rekindle.errors import Stopped, StoppedByHand
+from rekindle.train import start
 from rekindle.train.digests import digests
 from rekindle.train.events import NoLog, raw_events, read_events, timeless
-from rekindle.train.halt import Halt
+from rekindle.train.halt import REPEAT, Halt
 from rekindle.train.retention import checkpoints
 from rekindle.train.run import Run
 from rekindle.train.taking import stop
@@ -101,6 +103,8 @@ def test_the_second_signal_ends_at_once() -> None:
     with Halt(speaks=False) as halt:
         os.kill(os.getpid(), signal.SIGINT)
         assert halt.asked == signal.SIGINT and halt.agreed(Alone()) == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)  # at once: a launcher passed on what the whole job was sent
+        time.sleep(REPEAT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -110,6 +114,26 @@ def test_a_stopped_run_without_a_folder_says_that_nothing_is_saved() -> None:
     bare.step_index = 3
     with pytest.raises(Stopped, match="nothing is saved"):
         stop(bare, None, NoLog(), lambda record: None, signal.SIGTERM)
+
+
+def test_a_signal_while_the_run_loads_is_answered_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = start.make_run
+
+    def loading(*arguments: Any) -> Run:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    monkeypatch.setattr(start, "make_run", loading)
+    with pytest.raises(Stopped, match="all up to step 0 is saved"):
+        run(tmp_path / "run")
+    assert [place.name for place in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000000"]
+    assert not marks(tmp_path / "run", "step")
+
+
+def marks(out: Path, kind: str) -> list[dict[str, Any]]:
+    return [record for record in raw_events(out / "events.jsonl") if record["kind"] == kind]
 
 
 def test_what_a_checkpoint_inside_a_step_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

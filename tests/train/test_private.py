@@ -101,6 +101,20 @@ def judge(completions, **more):
 """
 
 
+@pytest.mark.parametrize("secret", ["-----BEGIN KEY-----\nabcdefgh\n-----END", '{"type": "service"}', 'pa\\ss"word1'])
+def test_secrets_that_json_or_one_line_write_otherwise(
+    secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_PRIVATE_KEY", secret)
+    monkeypatch.setenv("Z_TOKEN", "grad_norm")
+    with EventLog(tmp_path / "events.jsonl") as log:
+        log.write("note", 1, {"text": f"it was {secret}, once", "grad_norm": 1.0})
+    (record,) = read_events(tmp_path / "events.jsonl")
+    assert record["text"] == "it was ***, once" and record["grad_norm"] == 1.0, "values are blotted, names are not"
+    say(f"it was {secret}, once")
+    assert capsys.readouterr().err == "rekindle: it was ***, once\n"
+
+
 def test_no_file_of_a_run_holds_what_the_environment_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = {"HF_TOKEN": f"{CANARY}-hf", "WANDB_API_KEY": f"{CANARY}-wandb", "REKINDLE_TOKEN": f"{CANARY}-rekindle"}
     for name, value in planted.items():

@@ -39,5 +39,5 @@ class Patience:
             spent, pause = spent + pause, spent + pause
             self.tell(
                 f"warning: reward '{name}' has not come back for {spent:g} s ({rows} rows): the run waits for it; if "
-                "it hangs, Ctrl-C, give it a time limit of its own, then --resume"
+                "it hangs, Ctrl-C, give it a time limit of its own, in a new run (--model CHECKPOINT)"
             )

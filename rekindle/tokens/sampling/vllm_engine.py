@@ -143,7 +143,7 @@ class VllmEngine:
         except torch.OutOfMemoryError as error:
             raise EngineDead(
                 f"vLLM cannot take its memory back after training ({one_line(error)}): lower vllm.memory or "
-                "descent.micro_batch, then --resume"
+                "descent.micro_batch, in a new run (--model CHECKPOINT)"
             ) from error
         except (RuntimeError, ValueError, KeyError, AttributeError, AssertionError) as error:
             raise InputError(
