@@ -112,7 +112,7 @@ def test_a_task_is_a_name_of_the_list_and_never_a_path(
 @pytest.mark.parametrize("option", ["data", "model", "out", "only", "chat_template", "teacher"])
 def test_a_nul_in_a_name_is_refused_with_the_options_name(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_safely(app, ["train", "grpo", "--set", f"{option}=a\0b"]) == 2
-    assert f"option '{option}' holds a NUL character: remove it" in capsys.readouterr().err
+    assert f"option '{option}' holds a NUL character: drop it" in capsys.readouterr().err
 
 
 def test_the_folder_of_a_run_is_named_by_the_last_part_of_what_it_is_of() -> None:

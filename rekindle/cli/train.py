@@ -111,6 +111,7 @@ def train(
         "device": device,
         "dtype": dtype,
         "out": out,
+        "watch.stop": stop_on_collapse or None,
     }
     flags = {name: value for name, value in given.items() if value is not None}
     asked = Asked(method, flags, tuple(sets or ()), None if config is None else read(config))

@@ -45,7 +45,7 @@ def refuse_private(toml: Mapping[str, Any] | None, sets: Sequence[str], flags: M
     given = [(name, value) for name, _, value in (text.partition("=") for text in sets)]
     for name, text in _texts((toml or {}, dict(given), flags), ""):
         if "\0" in text:
-            raise InputError(f"option '{name}' holds a NUL character: remove it")
+            raise InputError(f"--set or option '{name}' holds a NUL character: drop it, and give the text without")
         held = next((variable for variable, value in secrets().items() if value in text), None)
         what = f"what the variable {held} holds" if held else ""
         what = what or ("a name or password in a URL" if _IN_URL.search(text) else "")

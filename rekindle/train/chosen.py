@@ -92,7 +92,7 @@ def chosen(resolved: Resolved, task: Task) -> Task:
 
 def ids(path: str) -> list[str]:
     """The prompt ids in a text file, one a line; InputError where it cannot be read, is empty or names one twice."""
-    text = text_of(Path(path), "give a file with one id a line", f"the prompt ids in '{path}'")
+    text = text_of(Path(path), "give a file with one id a line", f"the prompt ids of only='{path}'")
     names = [line.strip() for line in text.splitlines() if line.strip()]
     twice = next((name for name in names if names.count(name) > 1), None)
     if not names or twice:

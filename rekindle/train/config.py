@@ -65,6 +65,8 @@ def early_source(
     ranked = ((above, _RANK["flag"]), (dotted(toml or {}), _RANK["run.toml"]))
     rank = {n: next((r for values, r in ranked if n in values), _RANK["default"]) for n in ("task", "data")}
     said = {n: early(n, toml, sets, flags) if rank[n] else None for n in rank}
+    if said["data"] == "":
+        raise InputError("--data is empty: name a file, a folder or a hub id, or drop it")
     if said["data"] is not None and (said["task"] is None or rank["data"] >= rank["task"]):
         return None, str(said["data"])
     return str(said["task"] or "reduce"), None
@@ -163,6 +165,7 @@ def _one_source(config: RunConfig, rank: Mapping[str, int]) -> RunConfig:
         config = replace(config, **lower)
     if config.data is None and (extra := config.data_heldout or config.data_ood):
         raise InputError(
-            f"'{extra}' is given to evaluate on, but the run trains on a task: give --data FILE or drop it"
+            f"data_heldout or data_ood '{extra}' is given to evaluate on, but the run trains on a task: give --data "
+            "FILE or drop it"
         )
     return config

@@ -69,8 +69,8 @@ def test_the_row_is_stored_only_where_nothing_was_found(tmp_path: Path) -> None:
     assert row["area"] == "input" and row["what"].startswith("10 minutes")
     assert "3 texts in 9 calls" in row["said"] and "0 crashes" in row["said"]
     code = (
-        "import sys, pathlib; from tests.faults import fuzz; "
-        "fuzz.STORED = pathlib.Path(sys.argv.pop(1)); raise SystemExit(fuzz.main())"
+        "import sys, pathlib; from tests.faults import fuzz, rows; "
+        "rows.STORED = pathlib.Path(sys.argv.pop(1)); raise SystemExit(fuzz.main())"
     )
     stored = tmp_path / "reliability.json"
     args = [sys.executable, "-c", code, str(stored), "--seconds", "0.5", "--no-math", "--store"]

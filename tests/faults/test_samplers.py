@@ -6,28 +6,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from rekindle.tokens.grading.pool import Pool
+from rekindle.tokens.grading.grader import Grader
 from rekindle.train.retention import checkpoints
 from tests.faults.conftest import Fault
 from tests.faults.cuts import ENVIRONMENT, STEPS, command, words
 from tests.faults.same import differences
+from tests.tokens.grading.test_grader import rows
 
-TARGETS = "tests.tokens.grading.targets"
 FLEET = {"rollout.sampler": "ray", "ray.samplers": 1, "rollout.block": 2, "checkpoint.every": 1}
-
-
-@pytest.fixture
-def pool() -> Iterator[Pool]:
-    made = Pool(2, deadline=5.0)
-    yield made
-    made.close()
 
 
 def workers() -> set[int]:
@@ -36,15 +28,19 @@ def workers() -> set[int]:
     return {p.pid for p in below if p.status() != psutil.STATUS_ZOMBIE and "grading" in " ".join(p.cmdline())}
 
 
-def test_graders_that_are_killed_are_replaced(pool: Pool, fault: Fault) -> None:
-    calls = [(n,) for n in range(6)]
-    assert [outcome.value for outcome in pool.map(f"{TARGETS}:double", calls)] == [2 * n for n in range(6)]
-    before = workers()
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    outcomes = pool.map(f"{TARGETS}:double", calls)
-    assert [outcome.value for outcome in outcomes] == [2 * n for n in range(6)]
-    assert before and not before & workers()
+def test_graders_that_are_killed_are_replaced(fault: Fault) -> None:
+    grader = Grader("math", "boxed", deadline=20.0)
+    try:
+        first = rows(grader, [r"\boxed{x+y}", r"\boxed{x-y}"], "y+x")
+        before = workers()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        second = rows(grader, [r"\boxed{y+x+0}", r"\boxed{y-x}", r"\boxed{2y+x}"], "y+x")
+        assert [grade.success for grade in first] == [True, False]
+        assert [grade.success for grade in second] == [True, False, False]
+        assert before and workers() and not before & workers()
+    finally:
+        grader.close()
     fault("processes", "every grading worker is killed between two batches", "replaced; no grade is lost or changed")
 
 
