@@ -18,7 +18,13 @@ LEAST = 8
 _NAMES = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIALS?)$", re.IGNORECASE
 )
-_IN_URL = re.compile(r"(?<=://)[^/\s@\"'\\]+(?=@)")
+_END = r"\s\"'\\"
+_IN_URL = re.compile(
+    rf"(?<=://)(?:[^:@/\[{_END}]*:(?!\d*(?:[/?#]|$))[^{_END}]{{1,200}}|[^:/{_END}]*:[^/{_END}]+)(?=@)"
+    rf"|(?:(?<=http://)|(?<=https://))[^/{_END}]+(?=@)"
+)
+"""`name:password` before the last @ of the authority, or of the text where the password holds a raw slash; a name alone
+only under http, where it may be a token: elsewhere it says whose place it is (git+ssh://git@host, abfs://box@account)."""
 _OF_HUB = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 _BLOT = "***"
 
@@ -48,7 +54,9 @@ def refuse_private(toml: Mapping[str, Any] | None, sets: Sequence[str], flags: M
             raise InputError(f"--set or option '{name}' holds a NUL character: drop it, and give the text without")
         held = next((variable for variable, value in secrets().items() if value in text), None)
         what = f"what the variable {held} holds" if held else ""
-        what = what or ("a name or password in a URL" if _IN_URL.search(text) else "")
+        # The client of vllm.url takes it without http:// too, and no such URL has another use for an @.
+        url = _IN_URL.search(text) or (name.strip() == "vllm.url" and "@" in text)
+        what = what or ("a name or password in a URL" if url else "")
         what = what or ("a token of the hub" if _OF_HUB.search(text) else "")
         if what:
             raise InputError(

@@ -228,10 +228,26 @@ def test_no_server_and_a_server_that_goes(served: tuple[CopyEngine, str]) -> Non
         RemoteEngine("http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"give http://HOST:PORT"):
         RemoteEngine("https://somewhere")
+    for url in ("http://h:abc", "http://[bad", "http://h:99999", "http://", ""):
+        with pytest.raises(InputError, match=r"vllm.url leads to no server: give http://HOST:PORT"):
+            RemoteEngine(url)
     remote = RemoteEngine(served[1])
     remote._port = 9
     with pytest.raises(EngineDead, match=r"is gone .* --resume"):
         remote.generate([], HOW)
+
+
+@pytest.mark.parametrize(("status", "said"), [(200, b"[1]"), (200, b"{}"), (200, b"4"), (500, b"{}"), (422, b"[]")])
+def test_an_answer_of_another_server(
+    served: tuple[CopyEngine, str], monkeypatch: pytest.MonkeyPatch, status: int, said: bytes
+) -> None:
+    remote = RemoteEngine(served[1])
+    monkeypatch.setattr(http.client.HTTPResponse, "read", lambda self: setattr(self, "status", status) or said)
+    for ask in (lambda: remote.generate([Ask((5,), 1)], HOW), lambda: remote.load(served[0].model.state_dict())):
+        with pytest.raises(EngineDead, match=r"what answers at http.* is no server of rekindle: start one by"):
+            ask()
+    with pytest.raises(InputError, match=r"no vLLM server of rekindle answers at .*\): start one by"):
+        RemoteEngine(served[1])
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, version: str, requires: tuple[str, ...] = ()) -> None:

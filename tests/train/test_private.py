@@ -38,7 +38,16 @@ def test_what_is_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     [
         (f"the key is {CANARY}!", "the key is ***!"),
         (f"longer {CANARY}-more", "longer ***"),
-        ("at http://me:hunter2@host:80/x and ssh://git@host", "at http://***@host:80/x and ssh://***@host"),
+        ("at http://me:hunter2@host:80/x and ssh://git@host", "at http://***@host:80/x and ssh://git@host"),
+        (
+            "http://me:p@ss@host/x and https://tok@host and redis://:pw@host",
+            "http://***@host/x and https://***@host and redis://***@host",
+        ),
+        ("http://me:hun/ter2@host, postgres://me@corp.com:pw@host", "http://***@host, postgres://***@host"),
+        (
+            "http://host:8000/x@main and git+ssh://git@github.com:o/r@main",
+            "http://host:8000/x@main and git+ssh://git@github.com:o/r@main",
+        ),
         (f"loaded with {HUB}.", "loaded with ***."),
         (
             "http://host/a@b, a@b.c, hf://datasets/x@main, hf_short",
@@ -60,6 +69,8 @@ def test_secrets_are_blotted_out_and_nothing_else(text: str, shown: str, monkeyp
         ("model", f"owner/{HUB}", "a token of the hub"),
         ("reward", (f"mine.py:{CANARY}",), "what the variable A_SECRET holds"),
         ("data_heldout", "s3://key:secret@bucket/x.jsonl", "a name or password in a URL"),
+        ("vllm.url", "me:hunter2@127.0.0.1:8000", "a name or password in a URL"),
+        ("vllm.url", "http://me:hunter2/x@127.0.0.1:8000", "a name or password in a URL"),
     ],
 )
 def test_an_option_with_a_secret_is_refused_and_not_repeated(
@@ -79,6 +90,14 @@ def test_an_option_with_a_secret_is_refused_and_not_repeated(
     text = value if isinstance(value, str) else value[0]  # type: ignore[index]
     assert run_safely(app, ["train", "grpo", "--set", f"{option}={text}"]) == 2
     assert "hunter2" not in (told_ := capsys.readouterr()).err + told_.out and CANARY not in told_.err
+
+
+@pytest.mark.parametrize(
+    "place", ["git+ssh://git@github.com/o/r", "abfs://box@acct.dfs.core.windows.net/p", "hf://x@main", "s3://b/x:y@z"]
+)
+def test_a_name_that_says_whose_place_it_is_is_no_secret(place: str) -> None:
+    refuse_private({"data": place}, [f"model={place}"], {"reward": (place,)})
+    assert redacted(place) == place
 
 
 def test_events_and_messages_show_no_secret(

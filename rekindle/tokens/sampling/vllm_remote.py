@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rekindle.errors import EngineDead, InputError
-from rekindle.tokens.private import redacted
 from rekindle.tokens.sampling.access import header
 from rekindle.tokens.sampling.engine import About, Ask, Got, How
 from rekindle.tokens.sampling.fingerprints import Prints
@@ -30,13 +29,8 @@ class RemoteEngine:
 
     def __init__(self, url: str, timeout: float = 600.0, token: str | None = None) -> None:
         """token: that the server asks for. Raises `InputError` where no such server answers."""
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise InputError(f"vllm.url is '{redacted(url)}': give http://HOST:PORT of a `rekindle serve`")
-        if parts.username is not None:
-            raise InputError(f"vllm.url is '{redacted(url)}': give the token by $REKINDLE_TOKEN or vllm.token_file")
+        self._host, self._port = _place(url)
         self.url, self.timeout, self._shown = url, timeout, header(token)
-        self._host, self._port = parts.hostname, parts.port or 80
         self._weights = ""
         try:
             told = self._ask("about", None)
@@ -48,7 +42,11 @@ class RemoteEngine:
     def generate(self, asks: Sequence[Ask], how: How) -> list[Got]:
         """See `Engine`. Raises `EngineDead` where the server is gone or was given other weights."""
         body = {"asks": [asdict(ask) for ask in asks], "how": asdict(how), "weights": self._weights}
-        return [Got(**one) for one in self._ask("generate", body)["got"]]
+        told = self._ask("generate", body)
+        try:
+            return [Got(**one) for one in told["got"]]
+        except (KeyError, TypeError) as error:
+            raise EngineDead(self._foreign()) from error
 
     def load(self, weights: Mapping[str, Tensor]) -> Prints:
         """See `Engine`."""
@@ -64,6 +62,8 @@ class RemoteEngine:
             told = self._ask("load", {"file": name})
         finally:
             place.unlink(missing_ok=True)
+        if "prints" not in told:
+            raise EngineDead(self._foreign())
         self._weights = name
         return told["prints"]
 
@@ -91,7 +91,12 @@ class RemoteEngine:
             line.close()
         return self._checked(answer.status, told)
 
-    def _checked(self, status: int, told: dict[str, Any]) -> dict[str, Any]:
+    def _foreign(self) -> str:
+        return f"what answers at {self.url} is no server of rekindle: {START}, and run the same command with --resume"
+
+    def _checked(self, status: int, told: Any) -> dict[str, Any]:
+        if not isinstance(told, dict) or (status != 200 and not isinstance(told.get("error"), str)):
+            raise EngineDead(self._foreign()) from ValueError("its answer is none of ours")
         if status == OTHERS:
             raise EngineDead(
                 f"the vLLM server at {self.url} was restarted or given the weights of another run: give each run a "
@@ -109,6 +114,22 @@ class RemoteEngine:
                 f"the vLLM server at {self.url} failed ({told['error']}): start it again and run with --resume"
             )
         return told
+
+
+def _place(url: str) -> tuple[str, int]:
+    """Host and port. InputError, which does not repeat what may hold a password, where there is none."""
+    if "@" in url:
+        raise InputError("vllm.url holds a name or password: give the token by $REKINDLE_TOKEN or vllm.token_file")
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a bracket that is not closed, a port that is no number
+        host = port = None
+    else:
+        host = host if parts.scheme == "http" else None
+    if not host:
+        raise InputError("vllm.url leads to no server: give http://HOST:PORT of a `rekindle serve`")
+    return host, port or 80
 
 
 def _reason(error: Exception) -> str:
