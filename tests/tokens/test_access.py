@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -71,9 +74,10 @@ def test_a_client_without_the_token_is_told_so_and_the_token_is_in_no_message(se
     with pytest.raises(EngineDead) as gone:
         remote.generate([], How(temperature=1.0, top_p=1.0, top_k=0, max_tokens=4, stop=(), ends=(1,)))
     assert TOKEN not in str(gone.value) and TOKEN not in repr(remote)
-    with pytest.raises(InputError, match="give the token by") as told:
-        RemoteEngine("http://user:hunter2hunter2@127.0.0.1:9")
-    assert "hunter2" not in str(told.value)
+    for url in ("http://user:hunter2@127.0.0.1:9", "user:hunter2@127.0.0.1:9", "https://user:hunter2/x@127.0.0.1"):
+        with pytest.raises(InputError, match="give the token by") as told:
+            RemoteEngine(url)
+        assert "hunter2" not in str(told.value)
 
 
 def test_the_token_is_compared_in_a_time_that_does_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +109,38 @@ def test_this_machine_is_let_in() -> None:
     assert all(loopback(host) for host in ("127.0.0.1", "127.8.9.1", "localhost", "::1"))
 
 
+def asked(server: HTTPServer, how: str, path: str, **headers: str) -> int:
+    """The status of a request to a server that answers this one."""
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    link = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    link.request(how, path, "{}" if how == "POST" else None, headers)
+    status = link.getresponse().status
+    link.close()
+    thread.join()
+    return status
+
+
+def test_a_web_page_can_make_a_server_without_a_token_do_nothing(engine: CopyEngine) -> None:
+    """An image of a page asks without saying whose it is; a page whose name leads here asks by that name."""
+    before = engine.slept
+    with make_server(engine, "127.0.0.1", 0, None) as server:
+        assert [asked(server, "GET", f"/{path}") for path in ("about", "sleep", "load", "about/x")] == [
+            200,
+            404,
+            404,
+            404,
+        ]
+        for name in ("localhost", "LOCALHOST:80", "127.0.0.1:8000", "127.8.9.1", "[::1]:8000"):
+            assert asked(server, "GET", "/about", Host=name) == 200, name
+        for name in ("evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0", "[::1", ""):
+            assert [asked(server, how, "/sleep", Host=name) for how in ("GET", "POST")] == [403, 403], name
+        assert engine.slept == before
+        assert asked(server, "POST", "/sleep") == 200 and engine.slept == before + 1
+    with make_server(engine, "127.0.0.1", 0, None, TOKEN) as server:
+        assert asked(server, "GET", "/about", Host="a.name.of.it", Authorization=f"Bearer {TOKEN}") == 200
+
+
 def test_a_token_comes_from_a_private_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     file = tmp_path / "token"
@@ -125,5 +161,12 @@ def test_a_token_comes_from_a_private_file_or_the_environment(tmp_path: Path, mo
         assert not bad or bad not in str(told.value)
     with pytest.raises(InputError, match=r"no token can be read from .*none"):
         read_token(str(tmp_path / "none"))
+    made = access.MAKE.replace("python", sys.executable, 1)
+    subprocess.run(["sh", "-c", f"umask 022; (umask 077; {made} > made)"], cwd=tmp_path, check=True)
+    assert len(read_token(str(tmp_path / "made")) or "") > 40, "what the sentence advises is taken"
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for odd in ("pipe", "."):
+        with pytest.raises(InputError, match=r"make one by \(umask 077; python .* > FILE\)"):
+            read_token(str(tmp_path / odd))
     os.symlink(file, tmp_path / "link")
     assert read_token(str(tmp_path / "link")) == TOKEN, "what counts is who may read it"

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rekindle.errors import InputError
 
@@ -31,12 +32,18 @@ def read_token(file: str | None) -> str | None:
 
 def _private(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+        # Without waiting: a named pipe that nobody writes to would hold the command up for ever.
+        with open(path, encoding="utf-8", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise InputError(f"{path} is no regular file: make one by (umask 077; {MAKE} > FILE)")
+            if stat.S_IMODE(mode) & 0o077:
                 raise InputError(f"{path} may be read by other users: chmod 600 it, and make a new token")
             return file.read(4096)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"no token can be read from {path} ({error}): make one by {MAKE} > FILE") from error
+        raise InputError(
+            f"no token can be read from {path} ({error}): make one by (umask 077; {MAKE} > FILE)"
+        ) from error
 
 
 def refuse_open(host: str, token: str | None) -> None:
@@ -52,6 +59,15 @@ def loopback(host: str) -> bool:
     """Whether an address is this machine's alone. Any name but "localhost" may lead elsewhere."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def named_here(host: str | None) -> bool:
+    """Whether a request's Host header, as "localhost:8000", names this machine. A web page can have a name of its own
+    lead here (DNS rebinding), and then asks by that; who sends no such header is no browser."""
+    try:
+        return host is None or loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rekindle.errors import EngineDead, InputError
-from rekindle.tokens.sampling.access import admitted, refuse_open
+from rekindle.tokens.sampling.access import admitted, named_here, refuse_open
 from rekindle.tokens.sampling.engine import Ask, Engine, How
 from rekindle.tokens.sampling.vllm_remote import OTHERS, REFUSED, STRANGER
 
-FAILED, UNKNOWN = 500, 404
+FAILED, UNKNOWN, ELSEWHERE = 500, 404, 403
 MOST = 1 << 30
 """Bytes of a request."""
 SILENT = 30
@@ -86,6 +87,15 @@ def _folder(exchange: Path | None) -> Path:
     return folder.resolve()
 
 
+def _refused(headers: Message, token: str | None) -> tuple[int, str] | None:
+    """Status and sentence for whoever may not ask. Without a token only this machine may, by its own names."""
+    if not admitted(headers["Authorization"], token):
+        return STRANGER, "no token, or another one"
+    if token is None and not named_here(headers["Host"]):
+        return ELSEWHERE, "asked by a name that is not this machine's own: ask 127.0.0.1, or use a token"
+    return None
+
+
 def _handler(answers: Answers, token: str | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         """One request. Silent connections are dropped, so that one cannot hold up the others."""
@@ -93,8 +103,8 @@ def _handler(answers: Answers, token: str | None) -> type[BaseHTTPRequestHandler
         timeout = SILENT
 
         def do_GET(self) -> None:
-            """`about`."""
-            self._reply(None)
+            """`about` alone: what changes something is not to be asked by a link or an image of a web page."""
+            self._reply(None, known=self.path.strip("/") == "about")
 
         def do_POST(self) -> None:
             """Everything else. What a stranger sends is not read."""
@@ -105,11 +115,12 @@ def _handler(answers: Answers, token: str | None) -> type[BaseHTTPRequestHandler
                     body = json.loads(self.rfile.read(min(max(0, size), MOST)))
             self._reply(body)
 
-        def _reply(self, body: Any) -> None:
-            if admitted(self.headers["Authorization"], token):
+        def _reply(self, body: Any, known: bool = True) -> None:
+            refused = _refused(self.headers, token) or (None if known else (UNKNOWN, "only `about` is told to a GET"))
+            if refused is None:
                 status, told = answers(self.path, body, self.headers["Origin"])
             else:
-                status, told = STRANGER, {"error": "no token, or another one"}
+                status, told = refused[0], {"error": refused[1]}
             data = json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
