@@ -16,6 +16,11 @@ from rekindle.tokens.grading.sandbox import Ran
 IMAGE = "python:3.12-slim"
 START = "import sys; size = int(sys.stdin.readline()); exec(sys.stdin.read(size))"
 """The program comes first on standard input, then the test's input."""
+INSIDE = (
+    '{ command -v timeout && command -v python3; } >&2 || exit 127; "$@"; code=$?; '
+    "case $code in 125|126|127) code=1;; esac; exit $code"
+)
+"""125, 126 and 127 are docker's own: a program that ends with one of them fails, and does not choose to go ungraded."""
 
 
 def command(name: str, seconds: float) -> list[str]:
@@ -26,7 +31,8 @@ def command(name: str, seconds: float) -> list[str]:
         *("--tmpfs", "/program:rw,nosuid,nodev,size=16m,mode=1777", "--user", "65534:65534"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--memory-swap", "512m"),
         *("--pids-limit", "32", "--cpus", "1", "--ulimit", "core=0"),
-        *(IMAGE, "timeout", "--signal=KILL", str(math.ceil(seconds)), "python3", "-I", "-S", "-c", START),
+        *(IMAGE, "sh", "-c", INSIDE, "sh"),
+        *("timeout", "--signal=KILL", str(math.ceil(seconds)), "python3", "-I", "-S", "-c", START),
     ]
 
 

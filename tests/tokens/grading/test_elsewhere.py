@@ -165,16 +165,28 @@ def test_the_example_of_docker_by_its_command_line(tmp_path: Path, monkeypatch: 
     for wanted in ("--memory 512m", "--memory-swap 512m", "--pids-limit 32", "--rm", "--pull never", "--name a-name"):
         assert wanted in options
     assert not {"--volume", "-v", "--mount", "--privileged", "--device", "--env", "-e"} & set(line)
-    assert line[line.index(module.IMAGE) + 1 :][:3] == ["timeout", "--signal=KILL", "3"]
+    assert line[line.index(module.IMAGE) + 1 :][:7] == [
+        "sh",
+        "-c",
+        module.INSIDE,
+        "sh",
+        "timeout",
+        "--signal=KILL",
+        "3",
+    ]
     fake, log = tmp_path / "docker", tmp_path / "log"
     fake.write_text(FAKE.format(python=sys.executable, log=str(log), folder=str(tmp_path)))
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert decoded(module.run(DOUBLE, "f(3)", "", 20.0).value) == (6, {"a"})
     assert module.run("print(input())", None, "hello\n", 20.0) == Ran("ok", "hello\n")
-    assert (
-        module.run("raise SystemExit(3)", None, "", 20.0).status == "failed" and len(log.read_text().splitlines()) == 3
-    )
+    for code in (3, 124, 125, 126, 127):
+        assert module.run(f"raise SystemExit({code})", None, "", 20.0).status == "failed", "it does not go ungraded"
+    assert module.run("while True: pass", None, "", 0.5).status == "timeout" and len(log.read_text().splitlines()) == 8
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    with pytest.raises(RuntimeError, match="docker: "):  # an image without python3 is no fault of the program
+        module.run(DOUBLE, "f(3)", "", 20.0)
     fake.write_text("#!/bin/sh\necho no daemon >&2\nexit 125\n")
     with pytest.raises(RuntimeError, match="docker: no daemon"):
         module.run(DOUBLE, "f(3)", "", 20.0)
