@@ -141,6 +141,11 @@ def _changed(marker: str, name: str, old: str, new: str, python: str = "") -> It
 
 WITHOUT = {
     "a root of its own": ("root.py", "    if _furnished(", "    if False and _furnished("),
+    "room for a root": (
+        "root.py",
+        "    for name in _SYSTEM:\n        if os.path.islink",
+        "    raise OSError(28, 'full')\n    for name in _SYSTEM:\n        if os.path.islink",
+    ),
     "pivot_root": ("root.py", "number is not None", "number is None"),
     "a barrier of files": ("__main__.py", '"files": sealed or ruled', '"files": False'),
     "a root without holes": ("root.py", "_EXTRA = (", f"_EXTRA = ({tempfile.gettempdir()!r}, "),

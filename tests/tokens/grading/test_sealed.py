@@ -6,12 +6,15 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rekindle.tokens.grading import sandbox
 from rekindle.tokens.grading.asserts import decoded
 from rekindle.tokens.grading.pool import Pool
 
@@ -152,6 +155,35 @@ def test_where_the_root_cannot_be_exchanged_chroot_serves(pool: Pool, tmp_path: 
     assert told["isolation"]["files"] and not told["isolation"]["landlock"]
     assert told["ran"][0]["value"] == {"int": "0x4"} and told["ran"][1]["output"] == "/program 1\n"
     assert decoded(told["ran"][2]["value"]) == [2, 2, 2]
+
+
+def test_where_there_is_no_room_for_a_root_another_barrier_serves(pool: Pool, tmp_path: Path) -> None:
+    told = without(pool, tmp_path, "room for a root", HAPPENS)
+    if not told["isolation"]["landlock"]:
+        pytest.skip("no Landlock here")
+    assert told["isolation"]["files"] and told["ran"][0]["value"] == {"int": "0x4"}
+
+
+DANGLING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import landlock, root
+sys.path.append(sys.argv[2])
+class Kernel:
+    def syscall(self, *words):
+        return 0
+landlock._LIBC = Kernel()
+print(landlock._readable(-1, sys.argv[2]))
+"""
+
+
+def test_a_dangling_link_among_the_libraries_needs_no_leave(tmp_path: Path) -> None:
+    (tmp_path / "site-packages").mkdir()  # so that the folder is allowed entry by entry
+    (tmp_path / "module.py").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    line = [sys.executable, "-c", DANGLING, sandbox._CANDIDATE, str(tmp_path)]
+    ran = subprocess.run(line, capture_output=True, text=True)
+    assert ran.stdout == "True\n", ran.stderr
 
 
 READS = """

@@ -40,7 +40,10 @@ def ruled(folder: str, places: Sequence[str], devices: Sequence[str]) -> bool:
 
 
 def _readable(rules: int, path: str) -> bool:
-    """Reading of a file or of all below a folder. A folder that holds packages is allowed entry by entry."""
+    """Reading of a file or of all below a folder. A folder that holds packages is allowed entry by entry, and an entry
+    that leads nowhere, a dangling link, needs no leave."""
+    if not os.path.exists(path):
+        return True
     if not os.path.isdir(path):
         return _allowed(rules, path, _READ | _EXECUTE)
     held = [place for place in root.packages() if f"{place}/".startswith(f"{path}/") and os.path.isdir(place)]

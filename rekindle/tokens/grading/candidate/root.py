@@ -49,8 +49,11 @@ def sealed(stage: str, places: list[str], owner: int) -> bool:
     """
     if not _mount("none", "/", None, _PRIVATE, None) or not _mount("tmpfs", stage, "tmpfs", _NOSUID, "mode=755"):
         return False
-    if _furnished(stage, places) and _shut(stage, owner) and _entered(stage):
-        return True
+    try:
+        if _furnished(stage, places) and _shut(stage, owner) and _entered(stage):
+            return True
+    except OSError:  # no room, a place that went away: another barrier may do
+        pass
     os.chdir("/")
     _LIBC.umount2(os.fsencode(stage), _DETACH)
     return False
