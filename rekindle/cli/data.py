@@ -28,6 +28,7 @@ Answer = Annotated[str | None, typer.Option("--answer", help="data_answer", meta
 Reward = Annotated[
     list[str] | None, typer.Option(help="a reward that judges instead, repeatable", metavar="FILE.py:function[=weight]")
 ]
+Sandbox = Annotated[str | None, typer.Option(help="as a run is told", metavar="FILE.py:function")]
 Unsafe = Annotated[bool, typer.Option("--unsafe-sandbox", help="as a run is told")]
 Json = Annotated[bool, typer.Option("--json", help="print {facts, warnings, refusals}")]
 
@@ -45,6 +46,7 @@ def check(
     model: Model = None,
     max_tokens: MaxTokens = None,
     grade: Grade = None,
+    sandbox: Sandbox = None,
     unsafe_sandbox: Unsafe = False,
     reward: Reward = None,
     layout: LayoutName = "auto",
@@ -57,6 +59,7 @@ def check(
     """Say what is in a data set, what to be warned of, and what a run would be refused for (exit code 2)."""
     from rekindle.errors import unknown
     from rekindle.tokens.grading.grader import KINDS
+    from rekindle.tokens.grading.programs import Programs
     from rekindle.tokens.tasks import load_task
     from rekindle.tokens.tasks.files import Reading
     from rekindle.train.datacheck import check_data, check_task
@@ -67,7 +70,7 @@ def check(
         raise unknown("way of grading", grade, KINDS)
     if task is not None:
         said = {"--heldout": heldout, "--grade": grade, "--reward": reward, "--config": config, "--prompt": prompt}
-        said |= {"--answer": answer, "--layout": None if layout == "auto" else layout}
+        said |= {"--answer": answer, "--sandbox": sandbox, "--layout": None if layout == "auto" else layout}
         said |= {"--split": None if split == "train" else split}
         refuse_unused(said)
         report = check_task(task, load_task(task), model, max_tokens)
@@ -81,7 +84,8 @@ def check(
             config=config,
             split=split,
         )
-        report = check_data(str(data), heldout, reading, model, max_tokens, reward or (), unsafe=unsafe_sandbox)
+        programs = Programs(sandbox or "", unsafe_sandbox)
+        report = check_data(str(data), heldout, reading, model, max_tokens, reward or (), programs)
     tell(report, json=json)
 
 

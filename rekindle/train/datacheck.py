@@ -11,6 +11,7 @@ from rekindle.tokens.chat import Encode
 from rekindle.tokens.encoder import load_encode
 from rekindle.tokens.fetching import CONFIGURATION, guarded, quiet
 from rekindle.tokens.grading.base import Grade, GradesRows
+from rekindle.tokens.grading.programs import OWN, Programs
 from rekindle.tokens.loader import context_length
 from rekindle.tokens.rewards import Rewards, load_rewards
 from rekindle.tokens.rollouts import Example
@@ -84,12 +85,12 @@ def check_data(
     model: str | None = None,
     max_tokens: int | None = None,
     reward: Sequence[str] = (),
-    unsafe: bool = False,
+    programs: Programs = OWN,
 ) -> DataReport:
     """The report on a data set and, where it is named, on the one to evaluate on. Each is read once, row by row.
 
     reward: the functions that judge instead of a grading; what they are called with is tried, they are not called.
-    unsafe: as the option grading.unsafe_sandbox.
+    programs: how a run would run those of the model; none is run here.
     """
     report, most = DataReport(), max_tokens or PROFILE["rollout.max_tokens"]
     judged = _Judged(load_rewards(reward)) if reward else None
@@ -109,7 +110,7 @@ def check_data(
     report.facts["grading"] = by if judged is None else "rewards"
     if judged is None:
         references(report, found, by, rule)
-        _told(report, lambda: refuse_unsafe(by, unsafe))
+        _told(report, lambda: refuse_unsafe(by, programs))
     else:
         judged.tell(report)
     if heldout is not None and held is not None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from rekindle.tokens.grading.base import Grade
 from rekindle.tokens.grading.grader import KINDS, Grader
-from rekindle.tokens.grading.programs import Programs
+from rekindle.tokens.grading.programs import OWN, Programs
 from rekindle.tokens.grading.selfcheck import TOLERATED
 from rekindle.tokens.tasks.survey import Finding, Survey
 
@@ -124,10 +124,11 @@ def references(report: DataReport, found: Survey, by: str, rule: str, held: str 
     gold(report, ((place, answer, grades[answer]) for place, answer in found.references), by, held)
 
 
-def refuse_unsafe(by: str, unsafe: bool) -> None:
-    """InputError where a run that grades `by` would be refused here, for what its programs could reach."""
-    if KINDS[by].timed:
-        grader = Grader(by, "boxed", workers=1, programs=Programs(unsafe=unsafe))
+def refuse_unsafe(by: str, programs: Programs) -> None:
+    """InputError where a run that grades `by` would be refused here, for what its programs could reach, or for a
+    sandbox that cannot be loaded."""
+    if KINDS[by].timed or programs != OWN:
+        grader = Grader(by, "boxed", workers=1, programs=programs)
         try:
             grader.refuse_unsafe()
         finally:

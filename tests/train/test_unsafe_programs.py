@@ -91,6 +91,19 @@ def test_eval_and_check_take_the_flag_too(
     assert run_safely(app, ["data", "check", data, "--grade", "code", "--unsafe-sandbox"]) == 0
 
 
+def test_check_takes_the_sandbox_that_its_refusal_advises(
+    data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacks(monkeypatch, "files")
+    (tmp_path / "mine.py").write_text("def run(source, call, stdin, seconds): ...\n")
+    words = ["data", "check", data, "--grade", "code", "--sandbox"]
+    assert run_safely(app, [*words, f"{tmp_path}/mine.py:run"]) == 0
+    capsys.readouterr()
+    assert run_safely(app, [*words, f"{tmp_path}/mine.py:rum"]) == 2 and "no function 'rum'" in capsys.readouterr().out
+    assert run_safely(app, ["data", "check", data, "--grade", "exact", "--sandbox", f"{tmp_path}/mine.py:run"]) == 2
+    assert "are for programs, not for 'exact'" in capsys.readouterr().out
+
+
 def test_where_nothing_is_missing_nothing_is_said(data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lacks(monkeypatch)
     heard: list[dict[str, Any]] = []
