@@ -159,6 +159,7 @@ def test_where_the_root_cannot_be_exchanged_chroot_serves(pool: Pool, tmp_path: 
 
 def test_where_there_is_no_room_for_a_root_another_barrier_serves(pool: Pool, tmp_path: Path) -> None:
     told = without(pool, tmp_path, "room for a root", HAPPENS)
+    assert told["isolation"]["net"], "what tried lives on"
     if not told["isolation"]["landlock"]:
         pytest.skip("no Landlock here")
     assert told["isolation"]["files"] and told["ran"][0]["value"] == {"int": "0x4"}
