@@ -74,3 +74,12 @@ def test_the_results_page_follows_from_the_stored_data() -> None:
     assert results.page(data) == (ROOT / "docs" / "results" / "reduce.md").read_text(encoding="utf-8")
     assert len(data["seeds"]) >= 3 and min(data["prompts"].values()) >= 300 and data["settings"]["samples"] >= 32
     assert {"ttrl", "evol_rl", "ttrl_entropy", "grpo"} <= set(data["methods"])
+
+
+def test_the_page_of_faults_follows_from_what_the_tests_stored() -> None:
+    reliability = script("reliability")
+    rows = json.loads(reliability.DATA.read_text(encoding="utf-8"))
+    assert reliability.page(rows) == reliability.PAGE.read_text(encoding="utf-8")
+    assert {row["area"] for row in rows.values()} == set(reliability.TITLES)
+    kills = [row["said"] for who, row in rows.items() if who.startswith("kill.py::")]
+    assert sum(int(said.split()[0]) for said in kills) >= 100
