@@ -50,7 +50,7 @@ def stop(
     heard(log.write("stop", run.step_index, {"signal": number.name, "updates": 0 if opened is None else opened.done}))
     raise stopped(
         number,
-        f"all up to step {run.step_index}{inside} is saved in {folder.checkpoints}; "
+        f"saved in {folder.checkpoints}: all up to step {run.step_index}{inside}; "
         "the same command with --resume goes on",
     )
 

@@ -91,7 +91,7 @@ def test_a_run_stopped_inside_a_step_goes_on_bit_for_bit(
 
 def test_a_stop_at_the_end_of_a_step_saves_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signalled(monkeypatch, 4, signal.SIGINT)
-    with pytest.raises(StoppedByHand, match=r"stopped by SIGINT: all up to step 1 is saved in .*with --resume"):
+    with pytest.raises(StoppedByHand, match=r"stopped by SIGINT: saved in .*: all up to step 1; .*with --resume"):
         run(tmp_path / "run")
     assert [place.name for place in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000001"]
     told = [r for r in raw_events(tmp_path / "run" / "events.jsonl") if r["kind"] == "stop"]
@@ -126,7 +126,7 @@ def test_a_signal_while_the_run_loads_is_answered_before_the_first_step(
         return plain(*arguments)
 
     monkeypatch.setattr(start, "make_run", loading)
-    with pytest.raises(Stopped, match="all up to step 0 is saved"):
+    with pytest.raises(Stopped, match="all up to step 0;"):
         run(tmp_path / "run")
     assert [place.name for place in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000000"]
     assert not marks(tmp_path / "run", "step")
