@@ -206,7 +206,7 @@ def test_an_interrupt_ends_all_ranks(tmp_path: Path) -> None:
     crew = ranks_below(process)
     process.send_signal(signal.SIGINT)
     code, _, err = finished(process)
-    assert code == 130 and err.count("interrupted") == 1 and "--resume" in err, err
+    assert code == 130 and err.count("stopped by SIGINT") == 1 and "--resume" in err, err
     assert len(crew) == 2 and not any(map(alive, crew))
 
 

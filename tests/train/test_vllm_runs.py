@@ -16,7 +16,7 @@ from rekindle.core.stages import Stages
 from rekindle.errors import EngineDead, GuardStop, InputError
 from rekindle.methods import evol_rl, luffy, tis
 from rekindle.tokens.loader import Loaded
-from rekindle.train import loop, samplers
+from rekindle.train import samplers, taking
 from rekindle.train.agreement import agreement
 from rekindle.train.build import make_run
 from rekindle.train.config import Resolved, resolve
@@ -213,10 +213,10 @@ def test_what_a_step_has_kept_is_undone_where_the_engine_dies_before_its_update(
             raise EngineDead("the engine does not rest")
 
     saved: list[set[str]] = []
-    monkeypatch.setattr(loop, "save_together", lambda run, *_: saved.append(set(run.kept)))
+    monkeypatch.setattr(taking, "save_together", lambda run, *_: saved.append(set(run.kept)))
     run = make_run(*prepare(Asked("remix", {"task": "digit_sum", "steps": 4})))
     run.resolved, run.step_index, run.record = resolved(evol_rl.method()), 2, Dying()
     run.kept["replay.1.uid"] = torch.zeros(1)
     with pytest.raises(EngineDead):
-        loop.taken_step(run, Folder(tmp_path), NoLog())
+        taking.taken_step(run, Folder(tmp_path), NoLog())
     assert saved == [{"replay.1.uid"}]
