@@ -43,6 +43,7 @@ def test_a_collapse_stops_the_run(fault: Fault, tmp_path: Path, capsys: pytest.C
     )
 
 
+@pytest.mark.heavy
 def test_without_evaluation_the_training_alone_decides(
     fault: Fault, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

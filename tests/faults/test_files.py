@@ -62,7 +62,14 @@ HARM = [
 ]
 
 
-@pytest.mark.parametrize(("name", "harm", "how"), HARM, ids=[f"{n}-{h.__name__}" for n, h, _ in HARM])
+QUICK = 4
+CASES = [
+    pytest.param(*case, id=f"{case[0]}-{case[1].__name__}", marks=[pytest.mark.heavy] if i >= QUICK else [])
+    for i, case in enumerate(HARM)
+]
+
+
+@pytest.mark.parametrize(("name", "harm", "how"), CASES)
 def test_a_damaged_checkpoint_is_passed_over(
     name: str, harm: object, how: str, halfway: Path, complete: Path, tmp_path: Path, fault: Fault
 ) -> None:

@@ -61,6 +61,7 @@ def as_nobody(commands: list[list[str]], home: Path) -> list[tuple[int, str]]:
     return said
 
 
+@pytest.mark.heavy
 def test_files_that_may_not_be_read(place: Path, fault: Fault) -> None:
     model = chat_model(place / "model")
     for file in model.iterdir():

@@ -89,7 +89,10 @@ def event_edited(run: Path, kind: str, step: int, name: str, value: Any) -> None
     (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.mark.parametrize("method", METHODS)
+FAST = ("grpo", "evol_rl", "dapo", "remix")
+
+
+@pytest.mark.parametrize("method", [m if m in FAST else pytest.param(m, marks=pytest.mark.heavy) for m in METHODS])
 def test_every_step_is_the_step_that_it_was_bit_for_bit(method: str, tmp_path: Path) -> None:
     run = recorded(method, tmp_path / "run")
     before = contents(run)
