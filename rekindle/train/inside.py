@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from rekindle.core.opened import Opened
 from rekindle.core.types import Batch, Metrics
 from rekindle.errors import GuardStop
 from rekindle.tokens.rollouts import PromptRows
+from rekindle.train.quarantine import batch_tensors
 
 if TYPE_CHECKING:
     from rekindle.train.run import Run
@@ -22,21 +22,9 @@ _FILE = "opened.safetensors"
 
 def save_opened(folder: Path, opened: Opened, run: Run) -> dict[str, Any]:
     """Write the tensors of the step's batch; gives what JSON holds of the rest."""
-    batch, extra = opened.batch, opened.batch.extra
-    tensors = {
-        "action": batch.action,
-        "mask": batch.mask,
-        "uid": batch.uid,
-        "group": batch.group,
-        "success": batch.success,
-        "graded": batch.graded,
-        "score": batch.score,
-        "key": batch.key,
-        **{f"extra.{name}": value for name, value in extra.items() if isinstance(value, Tensor)},
-    }
-    rows = {name: _ids(value) for name, value in extra.items() if not isinstance(value, Tensor)}
-    own = {name: torch.clone(t, memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    save_file(own, folder / _FILE)
+    batch = opened.batch
+    rows = {name: _ids(value) for name, value in batch.extra.items() if not isinstance(value, Tensor)}
+    save_file(batch_tensors(batch), folder / _FILE)
     counted = {"metrics": opened.metrics, "observed": run.observed, "drawn": run.drawn}
     return {"done": opened.done, **counted, "prompt": _ids(batch.prompt), "rows": rows}
 

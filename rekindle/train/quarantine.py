@@ -17,7 +17,14 @@ def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: No
     if folder is None:
         return "no run folder (none was asked for)"
     path = folder / f"bad-batch-step-{step:06d}-update-{index}.safetensors"
-    tensors: dict[str, Tensor] = {
+    said = {} if now is None else {"now.logp": now.logp, "now.entropy": now.entropy}
+    save_file(batch_tensors(batch) | {name: own(value) for name, value in said.items()}, path)
+    return str(path)
+
+
+def batch_tensors(batch: Batch) -> dict[str, Tensor]:
+    """Every tensor of a batch as safetensors take it, its columns as `extra.NAME`; prompts and other rows are none."""
+    tensors = {
         "action": batch.action,
         "mask": batch.mask,
         "uid": batch.uid,
@@ -25,13 +32,15 @@ def quarantine(folder: Path | None, step: int, index: int, batch: Batch, now: No
         "success": batch.success,
         "graded": batch.graded,
         "score": batch.score,
-        **({} if now is None else {"now.logp": now.logp, "now.entropy": now.entropy}),
+        "key": batch.key,
         **{f"extra.{name}": value for name, value in batch.extra.items() if isinstance(value, Tensor)},
     }
-    save_file(
-        {name: torch.clone(value, memory_format=torch.contiguous_format) for name, value in tensors.items()}, path
-    )
-    return str(path)
+    return {name: own(value) for name, value in tensors.items()}
+
+
+def own(value: Tensor) -> Tensor:
+    """A copy with memory of its own, in order."""
+    return torch.clone(value, memory_format=torch.contiguous_format)
 
 
 def not_finite(step: int, index: int, loss: float, norm: float, where: str, more: str = "") -> GuardStop:

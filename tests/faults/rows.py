@@ -26,4 +26,5 @@ def store(who: str, row: Row) -> None:
 def tidy(text: str, folder: Path) -> str:
     """One line, without the folders of this machine."""
     text = text.replace(str(folder), "DIR").replace(str(Path.home()), "~")
+    text = re.sub(r"(actor_id|pid|namespace|ip): \S+", r"\1: ...", text)  # what Ray says of its own
     return " ".join(re.sub(r"/tmp/[\w.-]+", "/tmp/...", text).split())
