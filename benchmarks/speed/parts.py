@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import rekindle.train.run
+import rekindle.train.update
 from benchmarks.speed import ours
 from benchmarks.speed.models import SIZES, make_prompts, write_folder
 from benchmarks.speed.profile import operators
@@ -36,7 +36,7 @@ PARTS: tuple[str, ...] = (
 PLACES = (
     (Run, "sample", "sample"),
     (Run, "score", "score"),
-    (rekindle.train.run, "backward", "forward and backward"),
+    (rekindle.train.update, "backward", "forward and backward"),
     (Run, "descend", "rest of update"),
     (Verifier, "verify", "grading"),
     (Run, "observe", "metrics"),
