@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,13 +29,15 @@ T = TypeVar("T")
 class Evaluation:
     """Metric -> mean over prompts, and metric -> standard error over prompts. `prompts` and `samples` say how many.
 
-    A metric that exists for no prompt is absent from both; the standard error of a single prompt is NaN.
+    A metric that exists for no prompt is absent from both; the standard error of a single prompt is NaN. right: id of
+    a prompt -> how many of its samples were right.
     """
 
     mean: Mapping[str, float]
     error: Mapping[str, float]
     prompts: int
     samples: int
+    right: Mapping[str, int] = field(default_factory=dict)
 
 
 def evaluate(
@@ -80,6 +82,7 @@ def evaluate(
         error={name: standard_error([v for v in values if not np.isnan(v)]) for name, values in there.items()},
         prompts=len(labelled),
         samples=samples,
+        right={e.id: round(share * samples) for e, share in zip(labelled, table[f"avg@{samples}"], strict=True)},
     )
 
 

@@ -27,6 +27,16 @@ class Folder:
         return self.root / "rollouts"
 
     @property
+    def credits(self) -> Path:
+        """What every response taught, a file a step."""
+        return self.root / "credits"
+
+    @property
+    def evaluations(self) -> Path:
+        """How often each prompt of an evaluation was answered right, a file each."""
+        return self.root / "evaluations"
+
+    @property
     def checkpoints(self) -> Path:
         """Where checkpoints are."""
         return self.root / "checkpoints"

@@ -12,6 +12,7 @@ from rekindle.core.opened import Opened
 from rekindle.core.types import Batch, Metrics
 from rekindle.errors import GuardStop
 from rekindle.tokens.rollouts import PromptRows
+from rekindle.train.credits import Credits
 from rekindle.train.quarantine import batch_tensors
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def save_opened(folder: Path, opened: Opened, run: Run) -> dict[str, Any]:
     """Write the tensors of the step's batch; gives what JSON holds of the rest."""
     batch = opened.batch
     rows = {name: _ids(value) for name, value in batch.extra.items() if not isinstance(value, Tensor)}
-    save_file(batch_tensors(batch), folder / _FILE)
+    credits = run.live.get("credits", Credits()).tensors()
+    save_file(batch_tensors(batch) | credits, folder / _FILE)
     counted = {"metrics": opened.metrics, "observed": run.observed, "drawn": run.drawn}
     return {"done": opened.done, **counted, "prompt": _ids(batch.prompt), "rows": rows}
 
@@ -34,6 +36,7 @@ def load_opened(folder: Path, told: dict[str, Any] | None, run: Run) -> None:
     if told is None:
         return
     tensors = load_file(folder / _FILE)
+    run.live["credits"] = Credits.of({name: tensors.pop(name) for name in list(tensors) if name.startswith("credit.")})
     own = {name: tensors.pop(name) for name in [name for name in tensors if not name.startswith("extra.")]}
     extra: dict[str, Any] = {name.removeprefix("extra."): tensor for name, tensor in tensors.items()}
     extra |= {name: _rows(ids) for name, ids in told["rows"].items()}

@@ -12,9 +12,11 @@ from rekindle.train.archive import write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import save_model
 from rekindle.train.collapse import kept_by, noted, told_to_stop, watched
+from rekindle.train.counts import write_counts
+from rekindle.train.credits import write_credits
 from rekindle.train.digests import digests
 from rekindle.train.durable import partial_of, publish
-from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling, quick_ks, spread
+from rekindle.train.evaluate import Evaluation, blocks_at_once, evaluate, evaluation_sampling, quick_ks, spread
 from rekindle.train.events import Log
 from rekindle.train.finals import leave_merged
 from rekindle.train.folder import Folder, Listener
@@ -101,6 +103,8 @@ def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bo
         return False
     if run.last_rollouts and keeps_rollouts(run, run.step_index):
         write_rollouts(folder.rollouts, run.step_index, run.last_rollouts, run.trained, config.checkpoint.tokens)
+    if keeps_rollouts(run, run.step_index):
+        write_credits(folder.credits, run.step_index, run)
     often = (config.checkpoint.every, config.checkpoint.archive)
     due = any(every and run.step_index % every == 0 for every in often)
     if best or due or (config.checkpoint.every and run.step_index == config.steps):
@@ -110,15 +114,18 @@ def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bo
 
 
 def kept_evaluation(run: Run, folder: Folder | None, log: Log) -> dict[str, float]:
-    """`quick_evaluation`. Where the engine that samples dies, the step that was taken is saved, unevaluated."""
+    """`quick_evaluation`, its counts kept. Where the engine that samples dies, the step taken is saved, unevaluated."""
     try:
-        return quick_evaluation(run)
+        found = quick_evaluation(run)
     except RankLost:
         raise
     except EngineDead:
         if folder is not None and run.resolved.config.checkpoint.every:
             save_together(run, folder, log)
         raise
+    if folder is not None and not run.ranks.index:
+        write_counts(folder.evaluations, run.step_index, evaluated_split(run.task), found)
+    return dict(found.mean)
 
 
 def finish(run: Run, folder: Folder) -> None:
@@ -134,7 +141,7 @@ def finish(run: Run, folder: Folder) -> None:
     publish(partial, folder.final)
 
 
-def quick_evaluation(run: Run) -> dict[str, float]:
+def quick_evaluation(run: Run) -> Evaluation:
     """Held-out metrics at temperature 1 and top-p 1; on the training split where the task has no other."""
     config = run.resolved.config
     examples = spread(run.task.split(evaluated_split(run.task)), config.evaluate.prompts)
@@ -142,8 +149,7 @@ def quick_evaluation(run: Run) -> dict[str, float]:
     settings = evaluation_sampling(run.resolved)
     run.fresh()
     how = {"samples": n, "ks": quick_ks(n), "seed": config.seed, "at_once": blocks_at_once(run)}
-    found = evaluate(evaluated_by(run), run.verifier, examples, settings, **how)
-    return dict(found.mean)
+    return evaluate(evaluated_by(run), run.verifier, examples, settings, **how)
 
 
 def shown_sample(run: Run) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def claim(folder: Folder, resolved: Resolved, resume: bool) -> tuple[Path | None
     other = [file for file, digest in inputs(resolved).items() if saved.inputs.get(file, digest) != digest]
     if other:
         raise InputError(f"--resume, but {other[0]} has changed since the run began: restore it, or give another --out")
-    for held in (folder.root, folder.checkpoints, folder.rollouts):
+    for held in (folder.root, folder.checkpoints, folder.rollouts, folder.credits, folder.evaluations):
         swept(held)
     return newest_whole(folder.checkpoints)
 
@@ -218,7 +218,7 @@ def begin(
         tell({"kind": "note", "step": 0, "text": text})
     tell(log.write("start", 0, {"method": run.resolved.config.method, **versions}))
     warn_of_data(run, log, tell)
-    write_baseline(run, log, tell)
+    write_baseline(run, folder, log, tell)
 
 
 def again(run: Run, log: Log, tell: Listener, start: Path, skipped: list[str]) -> None:

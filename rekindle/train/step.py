@@ -25,6 +25,8 @@ def one_step(run: Run, take: Callable[[], Metrics]) -> Taken:
     """Resolve schedules, let `take` collect and update, and count the step."""
     steps = run.resolved.config.steps
     run.seconds, run.last_rollouts, run.drawn = {}, [], 0
+    if run.reopened is None:
+        run.live.pop("credits", None)
     run.record = run.method.at(run.step_index / max(1, steps - 1))
     if run.verifier.rewards is not None:
         run.verifier.rewards.progress.at(run.step_index, steps, run.memory["prompts"] / len(run.examples))

@@ -11,6 +11,7 @@ from rekindle.core.ranks import sum_gradients
 from rekindle.core.types import Batch, Update, add_metrics
 from rekindle.core.watch import watched
 from rekindle.train.asked import asked
+from rekindle.train.credits import note_credits
 from rekindle.train.culprit import refuse_not_finite
 from rekindle.train.guards import refuse_holes
 from rekindle.train.matching import agree
@@ -45,6 +46,7 @@ def updated(run: Run, part: Batch, method: PolicyGradient, index: int) -> Update
     run.optimizer.step()
     refuse_drift(run.trainable(), run.step_index, index, norm, ranks)
     note_moved(run, part, method, index, marks, norm)
+    note_credits(run, part, now)
     run.stale = True
     more = {"loss": (loss, 1.0), "grad_norm": (norm, 1.0), "grad_clipped": (float(norm > limit), 1.0)}
     return Update(batch=part, now=now, metrics=add_metrics(metrics, more), index=index)

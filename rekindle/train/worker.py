@@ -50,7 +50,9 @@ def measure_model(resolved: Resolved, task: Task, model: str | Path, job: Mappin
     error = {
         p + name: value if value == value else None for p, e in measured.items() for name, value in e.error.items()
     }
-    return {"metrics": mean, "error": error, "prompts": {p or "heldout": e.prompts for p, e in measured.items()}}
+    counts = {split: {"samples": e.samples, "right": dict(e.right)} for split, e in found.items()}
+    prompts = {p or "heldout": e.prompts for p, e in measured.items()}
+    return {"metrics": mean, "error": error, "prompts": prompts, "counts": counts}
 
 
 def work(job: Mapping[str, Any]) -> None:

@@ -22,12 +22,18 @@ MARKS = ("resume", "stop")
 def differences(whole: Path, other: Path) -> list[str]:
     """What of two run folders is not the same, in words; resume and stop events aside."""
     found = [f"tensor {name}" for name in differing(tensors(whole), tensors(other))]
-    mine, theirs = events(whole), events(other)
-    found += [f"event {place}" for place in mine.keys() | theirs.keys() if mine.get(place) != theirs.get(place)]
+    first, second = events(whole), events(other)
+    places = first.keys() | second.keys()
+    found += [f"event {place}" for place in places if first.get(place) != second.get(place)]
     found += [f"saved {name}" for name in ("memory", "watched") if memory(whole)[name] != memory(other)[name]]
-    names = [{path.name for path in (one / "rollouts").iterdir()} for one in (whole, other)]
-    found += [f"rollouts {name}" for name in names[0] ^ names[1]]
-    found += [f"rollouts {name}" for name in sorted(names[0] & names[1]) if not same_table(whole, other, name)]
+    for kind in ("rollouts", "credits"):
+        mine, theirs = (files(one, kind) for one in (whole, other))
+        found += sorted(mine ^ theirs)
+        found += [name for name in sorted(mine & theirs) if not same_table(whole, other, name)]
+    mine, theirs = (files(one, "evaluations") for one in (whole, other))
+    found += [
+        n for n in sorted(mine | theirs) if n not in mine & theirs or (whole / n).read_text() != (other / n).read_text()
+    ]
     found += [f"left over: {path}" for path in other.rglob(".*") if path.name.endswith((PARTIAL, OLD, GONE))]
     return found + [
         f"{place.name}: {wrong}" for place in checkpoints(other / "checkpoints") if (wrong := damage(place))
@@ -52,6 +58,11 @@ def events(out: Path) -> dict[tuple[int, str], dict[str, Any]]:
     return {(r["step"], r["kind"]): r for r in records if r["kind"] not in MARKS}
 
 
+def files(out: Path, kind: str) -> set[str]:
+    """KIND/NAME of every whole file of a kind."""
+    return {f"{kind}/{path.name}" for path in (out / kind).glob("step-*")}
+
+
 def same_table(whole: Path, other: Path, name: str) -> bool:
-    """Whether a step's rollouts are equal."""
-    return pq.read_table(whole / "rollouts" / name).equals(pq.read_table(other / "rollouts" / name))
+    """Whether a step's table is equal in both."""
+    return pq.read_table(whole / name).equals(pq.read_table(other / name))

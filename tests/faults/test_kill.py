@@ -36,4 +36,4 @@ def test_the_comparison_sees_a_bit_of_a_weight_an_event_and_what_was_left(tmp_pa
     (other / ".final.partial").mkdir()
     found = "; ".join(differences(reference, other))
     assert f"tensor model.safetensors:{name}" in found and "'end'" in found
-    assert "rollouts step-000002.parquet" in found and ".final.partial" in found
+    assert "rollouts/step-000002.parquet" in found and ".final.partial" in found

@@ -324,5 +324,5 @@ def test_a_comparison_with_a_method_that_descends(tmp_path: Path) -> None:
 
 
 def test_a_run_that_searches_is_evaluated(place: Path) -> None:
-    found = quick_evaluation(made(place, **{"evaluate.prompts": 2, "evaluate.samples": 1}))
+    found = quick_evaluation(made(place, **{"evaluate.prompts": 2, "evaluate.samples": 1})).mean
     assert found["entropy"] > 0

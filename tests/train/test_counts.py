@@ -1,0 +1,62 @@
+"""The counts of an evaluation: what was right of each prompt, from the start model on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rekindle.api import train
+from rekindle.errors import InputError
+from rekindle.train.counts import read_counts
+from rekindle.train.estimators import pass_at_k
+from rekindle.train.events import read_events
+
+OPTIONS = {"rollout.prompts": 2, "rollout.group": 4, "evaluate.every": 1, "evaluate.prompts": 6, "evaluate.samples": 8}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("counts") / "run"
+    return train("grpo", task="digit_sum", steps=2, out=out, options=OPTIONS)
+
+
+def test_counts_of_the_start_and_of_every_evaluation_are_kept(run: Path) -> None:
+    found = read_counts(run / "evaluations")
+    assert [(c.step, c.split, c.samples, len(c.right)) for c in found] == [(s, "heldout", 8, 6) for s in (0, 1, 2)]
+    assert len({tuple(c.right) for c in found}) == 1
+
+
+def test_pass_at_k_of_the_events_is_that_of_the_counts(run: Path) -> None:
+    events = read_events(run / "events.jsonl")
+    told = {e["step"]: {k: e[f"pass@{k}"] for k in (1, 4)} for e in events if e["kind"] == "eval"}
+    start = next(e for e in events if e["kind"] == "baseline")
+    told[0] = {k: start[f"heldout/pass@{k}"] for k in (1, 4)}
+    for counts in read_counts(run / "evaluations"):
+        for k in (1, 4):
+            mean = sum(pass_at_k(8, right, k) for right in counts.right.values()) / len(counts.right)
+            assert told[counts.step][k] == pytest.approx(mean, abs=1e-12)
+
+
+def test_the_start_is_not_measured_where_it_is_not_wanted(tmp_path: Path) -> None:
+    out = train(
+        "grpo", task="digit_sum", steps=1, out=tmp_path / "run", options={**OPTIONS, "evaluate.baseline": False}
+    )
+    assert [c.step for c in read_counts(out / "evaluations")] == [1]
+    assert not [e for e in read_events(out / "events.jsonl") if e["kind"] == "baseline"]
+
+
+WHOLE = {"step": 1, "split": "heldout", "samples": 4, "right": {"a": 4}}
+
+
+@pytest.mark.parametrize("wrong", [{"right": None}, {"right": {"a": 5}}, {"samples": "4"}, {"step": "x"}])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, wrong: dict[str, object]) -> None:
+    file = tmp_path / "step-000001-heldout.json"
+    file.write_text(json.dumps(WHOLE | wrong))
+    with pytest.raises(InputError, match=r"step-000001-heldout\.json holds no counts .* delete it"):
+        read_counts(tmp_path)
+
+
+def test_a_folder_without_evaluations_has_none(tmp_path: Path) -> None:
+    assert read_counts(tmp_path / "none") == []
