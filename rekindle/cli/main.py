@@ -17,6 +17,7 @@ from rekindle.cli import (
     evaluate,
     export,
     prove,
+    report,
     sample,
     serve,
     shelf,
@@ -71,6 +72,8 @@ app.command("subnet")(analysis.subnet)
 app.command("pick-examples")(analysis.pick_examples)
 app.command("replay")(travel.replay)
 app.command("bisect")(travel.bisect)
+app.command("report")(report.report)
+app.command("watch")(report.watch)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,219 @@
+"""pass@k of evaluations with bootstrap intervals, base against now; and coverage: what was gained and what was lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rekindle.report.page.charts import BASE, lines
+from rekindle.report.page.panels import Chart, Panel, Point, Table, banded, groups_of, sig
+from rekindle.report.recording import Recording
+from rekindle.train.counts import Counts
+from rekindle.train.estimators import pass_at_k
+
+DRAWS, SEED, LEVEL = 1000, 0, 0.95
+CHANCE = 0.05
+"""Losses are told as such where chance alone gives as many with less than this probability."""
+SHOWN = 12
+NAMES = {"heldout": "held out", "ood": "out of distribution", "train": "training prompts"}
+RECORD = (
+    "No evaluation with counts a prompt is here: `rekindle train ... --set evaluate.every=10` keeps them, as does "
+    "`rekindle compare`."
+)
+RECORD_OOD = (
+    "Nothing was measured out of distribution: `rekindle compare` measures it, and `rekindle eval RUN --split ood "
+    "--keep RUN` adds it to a run."
+)
+
+
+def split_counts(run: Recording, split: str) -> tuple[Counts | None, Counts | None]:
+    """(the base's counts, the newest counts) of a split, on the same prompts."""
+    own = sorted((c for c in run.counts if c.split == split), key=lambda c: c.step)
+    now = next((c for c in reversed(own) if c.step > 0), None)
+    base = [c for c in own if c.step == 0]
+    if now is not None:  # a comparison measures more prompts than the run itself does
+        base = sorted(base, key=lambda c: len(c.right.keys() & now.right.keys()))
+    return (base[-1] if base else None), now
+
+
+def rates(counts: Counts, ks: Sequence[int]) -> np.ndarray:
+    """pass@k of every prompt [P K]."""
+    return np.array([[pass_at_k(counts.samples, c, k) for k in ks] for c in counts.right.values()]).reshape(-1, len(ks))
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap interval over prompts of the mean of [P K]: (low, high) [K]."""
+    made = np.random.default_rng(SEED)
+    rows = made.integers(0, len(values), (DRAWS, len(values)))
+    means = values[rows].mean(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def powers(samples: int) -> list[int]:
+    """1, 2, 4, ... up to the number of samples, and that number."""
+    ks = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
+    return ks if ks[-1] == samples else [*ks, samples]
+
+
+def curve_rows(group: str, counts: Sequence[Counts]) -> list[Point]:
+    """pass@k over k of runs that were measured on the same prompts: the mean of the runs, a prompt at a time."""
+    common = set.intersection(*(set(c.right) for c in counts))
+    samples = min(c.samples for c in counts)
+    ks = powers(samples)
+    order = sorted(common)
+    if not order:
+        return []
+    tables = [rates(Counts(c.step, c.split, c.samples, {p: c.right[p] for p in order}), ks) for c in counts]
+    values = np.mean(tables, axis=0)
+    low, high = interval(values)
+    return [
+        {"x": k, "y": sig(values[:, i].mean()), "low": sig(low[i]), "high": sig(high[i]), "group": group}
+        for i, k in enumerate(ks)
+    ]
+
+
+def pass_panel(runs: Sequence[Recording]) -> Panel:
+    """pass@k by k and by step."""
+    charts: list[Chart] = []
+    splits = [s for s in NAMES if any(c.split == s for run in runs for c in run.counts)]
+    for split in splits:
+        rows = split_rows(runs, split)
+        if rows:
+            charts.append(_by_k(split, rows))
+    charts += _by_step(runs)
+    missing = [] if splits else [RECORD]
+    missing += [RECORD_OOD] if splits and "ood" not in splits else []
+    lead = (
+        "How many prompts are solved by at least one of k samples. pass@1 is what the model does at once; pass@k at "
+        "large k is what it can still find. Training that only sharpens raises the left end and lowers the right "
+        f"one. Bands: {LEVEL:.0%} bootstrap intervals over prompts."
+    )
+    return Panel(id="passk", title="What it can solve", lead=lead, charts=charts, missing=missing)
+
+
+def split_rows(runs: Sequence[Recording], split: str) -> list[Point]:
+    """The base's curve, then that of every group of runs."""
+    pairs = {run: split_counts(run, split) for run in runs}
+    bases = [base for base, _ in pairs.values() if base is not None]
+    rows = curve_rows(BASE, bases[:1]) if bases else []
+    for group, own in groups_of(runs).items():
+        now = [c for run in own if (c := pairs[run][1]) is not None]
+        rows += curve_rows(group, now) if now else []
+    return rows
+
+
+def _by_k(split: str, rows: Sequence[Point]) -> Chart:
+    chart = lines(f"pass@k, {NAMES[split]}", rows, x="k", y="pass@k")
+    first = chart.spec["encoding"]["x"]
+    ticks = sorted({row["x"] for row in rows})
+    scaled = {**first, "scale": {"type": "log", "base": 2}, "axis": {"values": ticks, "format": "d"}}
+    spec = {**chart.spec, "encoding": {**chart.spec["encoding"], "x": scaled}}
+    return Chart(title=chart.title, spec=spec, says=chart.says)
+
+
+def _by_step(runs: Sequence[Recording]) -> list[Chart]:
+    """pass@1 and pass@k of the run's own evaluations over its steps."""
+    found: list[Chart] = []
+    names = [n for r in runs for e in r.of_kind("eval") for n in e if n.startswith("pass@")]
+    for name in sorted(set(names), key=lambda n: int(n[5:])):
+        curves = {g: [evaluated(run, name) for run in own] for g, own in groups_of(runs).items()}
+        rows = banded({g: [c for c in own if len(c) > 1] for g, own in curves.items() if any(len(c) > 1 for c in own)})
+        if rows and name in (min(names, key=lambda n: int(n[5:])), max(names, key=lambda n: int(n[5:]))):
+            found.append(lines(f"{name} over the steps, held out", rows, y=name))
+    return found
+
+
+def evaluated(run: Recording, name: str) -> list[tuple[float, float]]:
+    """A metric of the held-out evaluations, the base's as of step 0."""
+    base = [(0.0, float(b[f"heldout/{name}"])) for b in run.of_kind("baseline") if f"heldout/{name}" in b]
+    return base + [(float(e["step"]), float(e[name])) for e in run.of_kind("eval") if name in e]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Prompts by what became of them, and how many of each would be there by chance if nothing had changed."""
+
+    gained: list[str]
+    lost: list[str]
+    kept: list[str]
+    never: list[str]
+    chance_gained: float
+    chance_lost: float
+
+
+def changes(base: Counts, now: Counts) -> Changes:
+    """Of the prompts that were measured both times."""
+    both = [p for p in now.right if p in base.right]
+    here, there = ([c.right[p] for p in both] for c in (base, now))
+    return Changes(
+        gained=[p for p, b, n in zip(both, here, there, strict=True) if not b and n],
+        lost=[p for p, b, n in zip(both, here, there, strict=True) if b and not n],
+        kept=[p for p, b, n in zip(both, here, there, strict=True) if b and n],
+        never=[p for p, b, n in zip(both, here, there, strict=True) if not b and not n],
+        chance_gained=sum(missed(n, now.samples, base.samples) for n in there if n),
+        chance_lost=sum(missed(b, base.samples, now.samples) for b in here if b),
+    )
+
+
+def missed(right: int, samples: int, again: int) -> float:
+    """How likely `again` new samples all miss a prompt that had `right` of `samples`: beta-binomial, flat prior.
+
+    >>> round(missed(1, 32, 32), 3)
+    0.246
+    """
+    wrong, known = samples - right + 1, samples + 2
+    return math.exp(math.lgamma(wrong + again) - math.lgamma(wrong) + math.lgamma(known) - math.lgamma(known + again))
+
+
+def beyond(count: int, chance: float) -> bool:
+    """Whether so many are more than chance gives (Poisson, one-sided, CHANCE)."""
+    below = sum(math.exp(i * math.log(max(chance, 1e-12)) - chance - math.lgamma(i + 1)) for i in range(count))
+    return count > 0 and 1 - below < CHANCE
+
+
+def coverage_panel(runs: Sequence[Recording]) -> Panel:
+    """Which prompts training solved that the base could not, and which it lost."""
+    tables, missing = [], []
+    for split in NAMES:
+        pairs = {run: split_counts(run, split) for run in runs}
+        rows = [_row(run, base, now) for run, (base, now) in pairs.items() if base is not None and now is not None]
+        if rows:
+            head = ("run", "prompts", "solved by both", "gained", "by chance", "lost", "by chance", "by neither")
+            tables.append(Table(title=f"Prompts, {NAMES[split]}", head=head, rows=rows))
+            tables += _named(split, {run.name: changes(b, n) for run, (b, n) in pairs.items() if b and n})
+    if not tables:
+        missing.append("Coverage needs an evaluation of the start model and one of the run: " + RECORD)
+    lead = (
+        "Solved: right in at least one sample. Lost: the base solved it, and now no sample does. By chance: how many "
+        "would be gained or lost if nothing had changed, for a prompt that is seldom right is missed now and then."
+    )
+    return Panel(id="coverage", title="What was gained, what was lost", lead=lead, tables=tables, missing=missing)
+
+
+def _row(run: Recording, base: Counts, now: Counts) -> list[str | int]:
+    found = changes(base, now)
+    kept, gained, lost, never = (len(p) for p in (found.kept, found.gained, found.lost, found.never))
+    chance = [f"{value:.1f}" for value in (found.chance_gained, found.chance_lost)]
+    return [run.name, kept + gained + lost + never, kept, gained, chance[0], lost, chance[1], never]
+
+
+def _named(split: str, found: Mapping[str, Changes]) -> list[Table]:
+    """Which prompts these are, those of most runs first."""
+    tables = []
+    for what in ("lost", "gained"):
+        tally: dict[str, list[str]] = {}
+        for run, own in found.items():
+            for prompt in vars(own)[what]:
+                tally.setdefault(prompt, []).append(run)
+        order = sorted(tally, key=lambda p: (-len(tally[p]), p))
+        rows = [[prompt, ", ".join(tally[prompt])] for prompt in order[:SHOWN]]
+        more = f" ({SHOWN} of {len(order)})" if len(order) > SHOWN else ""
+        if rows:
+            tables.append(
+                Table(title=f"{what.capitalize()}, {NAMES[split]}{more}", head=("prompt", what + " by"), rows=rows)
+            )
+    return tables

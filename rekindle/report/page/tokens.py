@@ -1,0 +1,191 @@
+"""The tokens of a recorded step as flat arrays, and what a page says of them: one pass over a run's rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rekindle.report.recording import Recording
+from rekindle.train.credits import BOUNDS
+
+MOST_STEPS = 48
+"""Steps of a run whose tokens are looked at, evenly spread."""
+FORKING = 0.2
+"""Share of a step's tokens, the most uncertain ones, that are called forking (Wang et al., arXiv 2506.01939)."""
+BINS = 20
+"""Parts of a response, from its first token to its last, by which entropy is shown."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Flat columns [N] of one step; None where they were not recorded. row: the response of each token."""
+
+    row: np.ndarray
+    place: np.ndarray
+    logp: np.ndarray | None
+    entropy: np.ndarray | None
+    advantage: np.ndarray | None
+    ratio: np.ndarray | None
+    success: np.ndarray
+    text: list[str] | None
+
+
+def tokens_of(table: pa.Table) -> Tokens | None:
+    """The tokens of a table of rollouts; None where it has no list a token."""
+    lists = [name for name in ("token_logp", "token_entropy", "token_text", "token_ids") if name in table.column_names]
+    if not lists or not len(table):
+        return None
+    sizes = np.asarray(table.column(lists[0]).combine_chunks().value_lengths().fill_null(0))
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    start = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = (np.arange(len(row)) - start) / np.maximum(1, np.repeat(sizes, sizes))
+    return Tokens(
+        row=row,
+        place=place,
+        logp=flat(table, "token_logp", sizes),
+        entropy=flat(table, "token_entropy", sizes),
+        advantage=advantages(table, row, sizes),
+        ratio=flat(table, "token_ratio", sizes),
+        success=np.array([bool(value) for value in table.column("success").to_pylist()])[row],
+        text=texts(table, len(row)),
+    )
+
+
+def flat(table: pa.Table, name: str, sizes: np.ndarray) -> np.ndarray | None:
+    """A list column as one array, NaN for responses without it; None where it is missing or of another length."""
+    if name not in table.column_names:
+        return None
+    column = table.column(name).combine_chunks()
+    own = np.asarray(column.value_lengths().fill_null(0))
+    values = np.asarray(column.drop_null().flatten().cast(pa.float64()).fill_null(np.nan))
+    if (own == sizes).all():
+        return values
+    found, starts = np.full(int(sizes.sum()), np.nan), np.cumsum(sizes) - sizes
+    ends = np.cumsum(own)
+    for i in np.flatnonzero(own):
+        count = min(own[i], sizes[i])
+        found[starts[i] : starts[i] + count] = values[ends[i] - own[i] : ends[i] - own[i] + count]
+    return found
+
+
+def advantages(table: pa.Table, row: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """The advantage of every token: its own, or that of its response."""
+    if "token_advantage" in table.column_names:
+        return flat(table, "token_advantage", sizes)
+    if "advantage" not in table.column_names:
+        return None
+    return np.array([np.nan if a is None else a for a in table.column("advantage").to_pylist()], dtype=float)[row]
+
+
+def texts(table: pa.Table, count: int) -> list[str] | None:
+    """The text of every token."""
+    if "token_text" not in table.column_names:
+        return None
+    found = table.column("token_text").combine_chunks().flatten().to_pylist()
+    return found if len(found) == count else None
+
+
+@dataclass
+class Measured:
+    """What the tokens of one step show; a value is NaN where its columns were not recorded.
+
+    covariance: of log-prob and advantage over tokens (Cui et al., arXiv 2505.22617: entropy changes by minus it, times
+    the learning rate). mass: share of |advantage| on clipped tokens, through the (low, high) side; lost: the part of
+    minus the covariance that these tokens hold, in nats per unit of step.
+    """
+
+    step: int
+    entropy: float = np.nan
+    forking: float = np.nan
+    filler: float = np.nan
+    covariance: float = np.nan
+    mass: tuple[float, float] = (np.nan, np.nan)
+    lost: tuple[float, float] = (np.nan, np.nan)
+    positions: np.ndarray = field(default_factory=lambda: np.full(BINS, np.nan))
+    words: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+def spread_steps(steps: Sequence[int], most: int = MOST_STEPS) -> list[int]:
+    """At most `most` of the steps, evenly spread, the first and the last among them."""
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def measured(run: Recording, cache: dict[tuple[Path, int], Measured]) -> list[Measured]:
+    """The kept steps of a run, at most MOST_STEPS of them; steps in the cache are not read again."""
+    found = []
+    for step in spread_steps(run.kept):
+        if (run.folder, step) not in cache:
+            cache[run.folder, step] = measure(step, run.table(step))
+        found.append(cache[run.folder, step])
+    return found
+
+
+def measure(step: int, table: pa.Table) -> Measured:
+    """What the tokens of a table show."""
+    found, tokens = Measured(step), tokens_of(table)
+    if tokens is None:
+        return found
+    if tokens.entropy is not None and len(tokens.entropy):
+        _entropies(found, tokens, tokens.entropy)
+    if tokens.logp is not None and tokens.advantage is not None:
+        _credits(found, tokens, tokens.logp, tokens.advantage, bounds_of(table))
+    return found
+
+
+def bounds_of(table: pa.Table) -> tuple[float, float] | None:
+    """The bounds of the clipped ratio, where the table says them."""
+    told = (table.schema.metadata or {}).get(BOUNDS)
+    if told is None:
+        return None
+    low, high = (float(part) for part in told.decode().split())
+    return low, high
+
+
+def _entropies(found: Measured, tokens: Tokens, entropy: np.ndarray) -> None:
+    live = np.isfinite(entropy)
+    values = entropy[live]
+    if not len(values):
+        return
+    found.entropy = float(values.mean())
+    top = np.argsort(-values, kind="stable")[: max(1, round(FORKING * len(values)))]
+    forks = np.zeros(len(values), dtype=bool)
+    forks[top] = True
+    found.forking = float(values[forks].mean())
+    found.filler = float(values[~forks].mean()) if (~forks).any() else np.nan
+    part = np.minimum((tokens.place[live] * BINS).astype(int), BINS - 1)
+    sums, counts = np.bincount(part, values, BINS), np.bincount(part, minlength=BINS)
+    found.positions = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    if tokens.text is not None:
+        found.words = _words([tokens.text[i] for i in np.flatnonzero(live)], values)
+
+
+def _words(text: Sequence[str], values: np.ndarray) -> dict[str, tuple[float, int]]:
+    words, place = np.unique(np.array(text, dtype=object).astype(str), return_inverse=True)
+    sums, counts = np.bincount(place, values), np.bincount(place)
+    return {str(w): (float(s), int(c)) for w, s, c in zip(words, sums, counts, strict=True)}
+
+
+def _credits(
+    found: Measured, tokens: Tokens, logp: np.ndarray, advantage: np.ndarray, bounds: tuple[float, float] | None
+) -> None:
+    live = np.isfinite(advantage) & np.isfinite(logp)
+    if not live.any():
+        return
+    a, lp = advantage[live], logp[live]
+    part = -(lp - lp.mean()) * (a - a.mean()) / len(a)
+    found.covariance = float(-part.sum())
+    if bounds is None:
+        return
+    ratio: Any = np.ones(len(a)) if tokens.ratio is None else tokens.ratio[live]
+    sides = ((a < 0) & (ratio < bounds[0]), (a > 0) & (ratio > bounds[1]))
+    total = np.abs(a).sum()
+    low, high = (float(np.abs(a[side]).sum() / total) if total else 0.0 for side in sides)
+    found.mass = (low, high)
+    found.lost = (float(part[sides[0]].sum()), float(part[sides[1]].sum()))

@@ -1,0 +1,85 @@
+"""The verdict says what the counts and the watch say, and no more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rekindle.report.page.verdict import COLLAPSING, GOOD, WATCH, overseen, paired, verdict
+from rekindle.report.recording import Recording
+from tests.report.recorded import counts, recording, steps
+
+PROMPTS = [f"p{i}" for i in range(60)]
+
+
+def evaluated(before: int, after: int, **parts: object) -> Recording:
+    """60 prompts, each with so many of 8 right."""
+    own = [counts(0, **dict.fromkeys(PROMPTS, before)), counts(9, **dict.fromkeys(PROMPTS, after))]
+    return recording(counts=own, **parts)
+
+
+def test_a_gain_beyond_the_interval_is_an_improvement_and_a_loss_is_lost() -> None:
+    assert verdict("g", [evaluated(2, 5)]).better == ["held out pass@1 0.250 → 0.625 (+0.375 to +0.375)"]
+    assert "held out pass@1 0.625 → 0.250" in verdict("g", [evaluated(5, 2)]).worse[0]
+    same = verdict("g", [evaluated(4, 4)])
+    assert not same.better and not same.worse and len(same.same) == 2
+    assert "Nothing measurably improved. Nothing measurable was lost." in same.paragraph()
+
+
+def test_the_interval_is_of_differences_prompt_by_prompt() -> None:
+    made = np.random.default_rng(0)
+    before = {p: int(made.integers(0, 8)) for p in PROMPTS}
+    pairs = [(counts(0, **before), counts(9, **{p: c + 1 for p, c in before.items()}))]
+    was, now, (low, high) = paired(pairs, 1)
+    assert now - was == pytest.approx(1 / 8) and low == pytest.approx(1 / 8) and high == pytest.approx(1 / 8)
+
+
+def test_prompts_that_are_lost_beyond_chance_are_told_and_lucky_losses_are_not() -> None:
+    def lost(right: int) -> str:
+        base = counts(0, **dict.fromkeys(PROMPTS, right))
+        now = counts(9, **{p: right if i >= 9 else 0 for i, p in enumerate(PROMPTS)})
+        return verdict("g", [recording(counts=[base, now])]).paragraph()
+
+    assert "9 prompts held out lost (chance alone:" in lost(6)
+    assert "prompts held out lost" not in lost(1)
+
+
+def test_a_collapsing_run_of_any_trainer_is_seen_with_its_reasons_and_remedies() -> None:
+    count = 40
+    entropy = [1.0 * 0.85**i for i in range(count)]
+    evals = [{"kind": "eval", "step": s, "pass@1": 0.5, "pass@16": 0.9 - 0.02 * s} for s in range(5, count + 1, 5)]
+    collapsing = recording(origin="TRL", steps=steps(entropy=entropy, score=[0.5] * count), other=evals)
+    found = verdict("g", [collapsing])
+    assert found.state == COLLAPSING
+    text = found.paragraph()
+    assert "It is collapsing. Why: " in text and "To try: " in text and "entropy" in text
+    assert "100% of the entropy" in text
+
+
+def test_a_steady_run_is_sound_and_a_sign_alone_is_worth_a_look() -> None:
+    steady = recording(steps=steps(entropy=[1.0] * 20, score=[0.5] * 20))
+    assert verdict("g", [steady]).state == GOOD and overseen(steady)[1] == {}
+    dead = recording(steps=steps(entropy=[1.0] * 20, score=[0.5] * 20, groups__dead=[0.0] * 5 + [0.95] * 15))
+    found = verdict("g", [dead])
+    assert found.state == WATCH and "Not collapsing, but there are signs." in found.paragraph()
+
+
+def test_the_worst_run_of_a_group_gives_its_state_and_is_named() -> None:
+    runs = [
+        recording(f"r{i}", method="m", seed=i, options={"seed": i, "steps": 2},
+                  steps=steps(entropy=[1.0] * 20, groups__dead=[0.0] * 5 + [0.95 * i] * 15))
+        for i in (0, 1)
+    ]  # fmt: skip
+    found = verdict("m", runs)
+    assert found.state == WATCH and all("(r1)" in why for why in found.why)
+
+
+def test_without_evaluations_the_training_score_is_told_as_such() -> None:
+    rising = recording(steps=steps(success=[0.1 + 0.02 * i for i in range(40)]))
+    assert "training success 0.130 → 0.850" in verdict("g", [rising]).better[0]
+    voting = recording(steps=steps(success=[0.5] * 40, vote__majority_share=[0.5] * 40))
+    assert "by the vote, not by the truth" in verdict("g", [voting]).same[0]
+
+
+def test_a_run_without_steps_has_a_verdict_too() -> None:
+    assert verdict("g", [recording()]).paragraph().endswith("No sign of a collapse.")
