@@ -23,12 +23,13 @@ lint: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2
 
-# What takes long here (Ray, processes that are killed, hundreds of hostile answers), then real TRL, verl, verifiers and
-# vLLM in environments outside the clone; those are skipped, loudly, where they cannot be built.
+# What takes long here (Ray, processes that are killed, hundreds of hostile answers), then the page in real Chromium, and real
+# TRL, verl, verifiers and vLLM in environments outside the clone; those are skipped, loudly, where they cannot be built.
 HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli tests/faults tests/report
 
 test-heavy: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m heavy $(HEAVY)
+	$(ONE_THREAD) scripts/browser.sh "$(abspath $(BIN))/python"
 	$(ONE_THREAD) scripts/heavy.sh "$(abspath $(BIN))/python"
 	$(ONE_THREAD) scripts/judge.sh "$(abspath $(BIN))/python" test
 	$(ONE_THREAD) scripts/verifiers.sh "$(abspath $(BIN))/python"

@@ -31,9 +31,17 @@ function colours() {
   return ["--one", "--two", "--three", "--four", "--five", "--six", "--seven"].map(css);
 }
 
+// The place is an image with a sentence: roles inside it, which Vega gives to some marks, would be images without one.
+function quiet(place) {
+  for (const node of place.querySelectorAll("[role], [aria-roledescription], [aria-label]"))
+    for (const name of ["role", "aria-roledescription", "aria-label"]) node.removeAttribute(name);
+}
+
 async function draw(place, chart) {
   const spec = { ...coloured(chart.spec, colours()), width: "container", height: chart.spec.height || 230, autosize: { type: "fit", contains: "padding" } };
   const found = await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", ast: true, config: chartConfig() });
+  quiet(place);
+  new MutationObserver(() => quiet(place)).observe(place, { childList: true, subtree: true });
   place.dataset.ready = "1";
   return found;
 }
