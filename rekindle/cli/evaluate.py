@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +31,7 @@ Grade = Annotated[str | None, typer.Option(help="exact, math, choice, json or co
 Extract = Annotated[str | None, typer.Option(help="boxed, hash, last_number, choice, whole or any")]
 Sandbox = Annotated[str | None, typer.Option(help="runs programs elsewhere", metavar="FILE.py:function")]
 Unsafe = Annotated[bool, typer.Option("--unsafe-sandbox", help="--grade code even where a program could read files")]
+Keep = Annotated[str | None, typer.Option(help="a run whose report shows this: as its start, or of RUN itself as now")]
 Json = Annotated[bool, typer.Option("--json", help="print {METRIC: number}")]
 
 
@@ -49,10 +51,16 @@ def evaluate(
     extract: Extract = None,
     sandbox: Sandbox = None,
     unsafe_sandbox: Unsafe = False,
+    keep: Keep = None,
     json: Json = False,
 ) -> None:
     """Measure a model at temperature 1 and top-p 1: pass@k, maj@k, entropy, distinct derivations."""
+    from rekindle.train.counts import shelf_of, write_counts
+    from rekindle.train.measure import load_source
+    from rekindle.train.refusals import evaluated_split
+
     ks = checked_ks(k, n)
+    kept = None if keep is None else shelf_of(Path(keep).expanduser(), model, task, data)
     found = measure(
         model,
         source=(task, data),
@@ -66,6 +74,9 @@ def evaluate(
         grading=(grade, extract),
         programs=(sandbox, unsafe_sandbox),
     )
+    if kept is not None:
+        name = split or evaluated_split(load_source(task, data))
+        say(f"kept for the report: {write_counts(kept[0], kept[1], name, found)}")
     if json:
         print_json(dict(found.mean))
         return

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rekindle.errors import InputError
-from rekindle.tokens.reading import object_of
+from rekindle.tokens.reading import object_of, text_of
 from rekindle.train.durable import write_text
 from rekindle.train.evaluate import Evaluation
+from rekindle.train.events import read_events
+from rekindle.train.runfile import from_toml
+
+STEP = re.compile(r"^step-(\d+)$")
+"""Name of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +58,25 @@ def counts_of(told: Mapping[str, object]) -> Counts:
     if any(not isinstance(count, int) or not 0 <= count <= samples for count in right.values()):
         raise ValueError(f"a count is a whole number from 0 to {samples}")
     return Counts(told["step"], str(told["split"]), samples, right)
+
+
+def shelf_of(run: Path, model: str, task: str | None, data: str | None) -> tuple[Path, int]:
+    """(where the counts of `run` lie, the step that `model` stands for): its last one where it is the run's, else 0.
+
+    InputError where `run` is no run folder, has taken no step, or trained on other prompts.
+    """
+    if not (run / "run.toml").is_file():
+        raise InputError(f"--keep '{run}' is no run folder (it has no run.toml): name the run whose report is meant")
+    options = from_toml(text_of(run / "run.toml", "restore it"), str(run / "run.toml")).options
+    own = (options.get("task"), options.get("data"))
+    if (task or (None if data else "reduce"), data) != own:
+        named = f"--data {own[1]}" if own[1] else f"--task {own[0]}"
+        raise InputError(f"the run in --keep {run} is of other prompts: measure the model with {named}")
+    here = Path(model).expanduser().resolve()
+    if here != run.resolve() and run.resolve() not in here.parents:
+        return run / "evaluations", 0
+    steps = [record["step"] for record in read_events(run / "events.jsonl") if record["kind"] == "step"]
+    if not steps:
+        raise InputError(f"the run in --keep {run} has taken no step yet: let it run first")
+    checkpoint = STEP.match(here.name)
+    return run / "evaluations", int(checkpoint.group(1)) if checkpoint else int(steps[-1])

@@ -84,6 +84,8 @@ def about(run: Recording) -> dict[str, Any]:
 def notes(runs: Sequence[Recording], left: int) -> list[str]:
     """What the page leaves out, said."""
     told = [f"Curves have at most {MOST_POINTS} points: longer ones are means over stretches."]
+    if len(groups_of(runs)) < len(runs):
+        told.append("A band around the mean of several seeds is their range, unless it says otherwise.")
     for run in runs:
         if len(run.kept) > MOST_STEPS:
             told.append(f"{run.name}: tokens were looked at in {MOST_STEPS} of {len(run.kept)} steps, evenly spread.")

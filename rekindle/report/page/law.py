@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from rekindle.errors import InputError
-from rekindle.report.forecast import Forecast, forecast
+from rekindle.report.forecast import SPENT, Forecast, forecast
 from rekindle.report.page.charts import lines, points
 from rekindle.report.page.entropy import Looked
-from rekindle.report.page.panels import Chart, Panel, Table, banded, groups_of, sig
+from rekindle.report.page.panels import Chart, Panel, Table, averaged, banded, groups_of, sig
 from rekindle.report.page.tokens import Measured
 from rekindle.report.recording import Recording
 
@@ -18,6 +18,8 @@ RECORD_CREDITS = (
     "The covariance needs each token's log-prob and its response's advantage: Rekindle keeps both; in TRL, attach "
     "`rekindle.interop.trl.RekindleRecorder`."
 )
+AHEAD = 0.5
+"""Share of a run by which the forecast goes on."""
 STRETCHES, SHORT = 8, 16
 """Stretches of a run over which the prediction is held against the change; runs of fewer steps go step by step."""
 
@@ -84,15 +86,20 @@ def law_panel(runs: Sequence[Recording]) -> Panel:
             missing.append(f"{run.name}: {error}.")
             continue
         if run is runs[0] or len(runs) <= 2:
-            charts.append(_law(run, found))
-        spreads = map(found.spread, ("a", "b", "ceiling", "floor"))
-        cells = [f"{value:.3g} ({low:.3g} to {high:.3g})" for value, (low, high) in spreads]
+            charts += [_law(run, found), _decay(run, found)]
+        spreads = map(found.spread, ("a", "b", "ceiling", "floor", "spent"))
+        cells = [
+            told(value) if low == high else f"{told(value)} ({told(low)} to {told(high)})"
+            for value, (low, high) in spreads
+        ]
         rows.append([run.name, found.fitted.score_name, *cells, ". ".join(found.notes)])
-    head = ("run", "score", "a", "b", "ceiling, at no entropy", "floor of entropy", "notes")
+    ceiling, floor, spent = "ceiling, at no entropy", "floor of entropy", f"step at which it is down to {SPENT:g} nats"
+    head = ("run", "score", "a", "b", ceiling, floor, spent, "notes")
     tables = [Table(title="Fits, with 90 % intervals", head=head, rows=rows)] if rows else []
     lead = (
         "Without intervention a score follows R = -a e^H + b (Cui et al., arXiv 2505.22617): it is bought with "
-        "entropy, and the ceiling b - a is reached when entropy is spent. `rekindle forecast RUN` prints the same."
+        "entropy, and the ceiling b - a is reached when entropy is spent. Entropy decays to a floor; the curve goes on "
+        "past the last step, as a forecast. `rekindle forecast RUN` prints the same."
     )
     return Panel(id="law", title="What entropy buys", lead=lead, charts=charts, tables=tables, missing=missing)
 
@@ -106,3 +113,22 @@ def _law(run: Recording, found: Forecast) -> Chart:
     says += f"ceiling {found.law.ceiling:.3g} at no entropy."
     title = f"R = -a e^H + b ({run.name})"
     return points(title, rows, x="entropy, nats a token", y="score", curve=curve, says=says)
+
+
+def _decay(run: Recording, found: Forecast) -> Chart:
+    """Entropy over the steps, its fit, and half a run more of it."""
+    step, entropy = found.fitted.step, found.fitted.entropy
+    rows = [
+        {"x": float(x), "y": sig(h), "group": run.method} for x, h in averaged(list(zip(step, entropy, strict=True)))
+    ]
+    grid = np.linspace(float(step[0]), float(step[-1]) + AHEAD * float(step[-1] - step[0]), 60)
+    curve = [{"x": sig(x), "y": sig(h)} for x, h in zip(grid, found.decay.entropy(grid), strict=True)]
+    ends = f"{curve[0]['y']:.3g} at the start, {curve[-1]['y']:.3g} at step {grid[-1]:.0f}"
+    says = f"Entropy of {run.name} and its fit: {ends}."
+    title = f"Where entropy goes ({run.name})"
+    return points(title, rows, x="step", y="nats a token", curve=curve, says=says)
+
+
+def told(value: float) -> str:
+    """Three digits; "never" for a step that is not reached."""
+    return f"{value:.3g}" if np.isfinite(value) else "never"

@@ -62,11 +62,10 @@ function listing(found) {
     "aria-label": "show on the " + (side === "a" ? "left" : "right") + ": step " + row.s + ", " + state.doc.browser.prompts[row.p].id,
     on: { click: () => { view[side] = keyOf(row); drawBrowser("pick"); } } }, side.toUpperCase());
   const several = state.doc.runs.length > 1;
-  const head = [...(several ? ["run"] : []), "step", "prompt", "verdict", "score", "advantage", "entropy", "response", "show"];
+  const head = ["show", ...(several ? ["run"] : []), "step", "prompt", "verdict", "score", "advantage", "entropy", "response"];
   const rows = part.map((row) => el("tr", {}, [
-    ...(several ? [state.doc.runs[row.r].name] : []), row.s, state.doc.browser.prompts[row.p].id, row.ok ? "right" : "wrong",
-    shown(row.sc), shown(row.ad), shown(meanOf(row)), el("span", { class: "clip" }, wordsOf(row).slice(0, 80).join("")),
-    el("span", {}, pick(row, "a"), " ", pick(row, "b"))].map((cell) => el("td", {}, cell))));
+    el("span", { class: "pick" }, pick(row, "a"), " ", pick(row, "b")), ...(several ? [state.doc.runs[row.r].name] : []), row.s, state.doc.browser.prompts[row.p].id, row.ok ? "right" : "wrong",
+    shown(row.sc), shown(row.ad), shown(meanOf(row)), el("span", { class: "clip" }, wordsOf(row).slice(0, 80).join(""))].map((cell) => el("td", {}, cell))));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "rollouts" },
     el("table", {}, el("caption", {}, found.length + " of " + state.doc.browser.rows.length + " rollouts"),
       el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, rows)));
