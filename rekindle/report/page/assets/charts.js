@@ -7,7 +7,7 @@ function chartConfig() {
   return {
     background: null, font: "system-ui, sans-serif", aria: false,
     axis: { labelColor: soft, titleColor: soft, gridColor: grid, domainColor: grid, tickColor: grid, titleFontWeight: 500 },
-    legend: { labelColor: ink, titleColor: soft, symbolStrokeWidth: 3 },
+    legend: { labelColor: ink, titleColor: soft, symbolStrokeWidth: 3, symbolBaseStrokeColor: ink, symbolBaseFillColor: "transparent" },
     range: { category: palette, heatmap: [css("--ground"), css("--one")], ramp: [css("--ground"), css("--one")] },
     view: { stroke: null }, text: { color: soft, fontSize: 11 }, rule: { color: soft },
     mark: { color: palette[0] },
