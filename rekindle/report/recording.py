@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from rekindle.errors import InputError
@@ -155,7 +156,7 @@ class Tables:
         words = pa.array(self.pieces)
         ids: pa.ListArray = table.column("token_ids").combine_chunks()
         flat = ids.flatten()
-        if len(flat) and max(flat.to_pylist()) >= len(words):
+        if len(flat) and int(np.asarray(flat).max()) >= len(words):
             return table
         return table.append_column("token_text", pa.ListArray.from_arrays(ids.offsets, words.take(flat)))
 

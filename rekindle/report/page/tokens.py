@@ -32,7 +32,7 @@ class Tokens:
     advantage: np.ndarray | None
     ratio: np.ndarray | None
     success: np.ndarray
-    text: list[str] | None
+    text: pa.Array | None
 
 
 def tokens_of(table: pa.Table) -> Tokens | None:
@@ -82,11 +82,11 @@ def advantages(table: pa.Table, row: np.ndarray, sizes: np.ndarray) -> np.ndarra
     return np.array([np.nan if a is None else a for a in table.column("advantage").to_pylist()], dtype=float)[row]
 
 
-def texts(table: pa.Table, count: int) -> list[str] | None:
+def texts(table: pa.Table, count: int) -> pa.Array | None:
     """The text of every token."""
     if "token_text" not in table.column_names:
         return None
-    found = table.column("token_text").combine_chunks().flatten().to_pylist()
+    found = table.column("token_text").combine_chunks().flatten()
     return found if len(found) == count else None
 
 
@@ -163,13 +163,15 @@ def _entropies(found: Measured, tokens: Tokens, entropy: np.ndarray) -> None:
     sums, counts = np.bincount(part, values, BINS), np.bincount(part, minlength=BINS)
     found.positions = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     if tokens.text is not None:
-        found.words = _words([tokens.text[i] for i in np.flatnonzero(live)], values)
+        found.words = _words(tokens.text.filter(pa.array(live)), values)
 
 
-def _words(text: Sequence[str], values: np.ndarray) -> dict[str, tuple[float, int]]:
-    words, place = np.unique(np.array(text, dtype=object).astype(str), return_inverse=True)
+def _words(text: pa.Array, values: np.ndarray) -> dict[str, tuple[float, int]]:
+    """Token -> (summed entropy, times)."""
+    coded = text.fill_null("").dictionary_encode()
+    place, words = np.asarray(coded.indices), coded.dictionary.to_pylist()
     sums, counts = np.bincount(place, values), np.bincount(place)
-    return {str(w): (float(s), int(c)) for w, s, c in zip(words, sums, counts, strict=True)}
+    return {w: (float(s), int(c)) for w, s, c in zip(words, sums, counts, strict=True)}
 
 
 def _credits(
