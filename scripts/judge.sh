@@ -44,6 +44,7 @@ fi
 # This clone's own code, whichever clone built the environment.
 pip --no-deps --editable .
 if [[ $what == test ]]; then
-    exec "$home/bin/python" -m pytest -q tests/heavy/test_judge.py tests/heavy/test_rewards_verl.py -m "not effect"
+    exec "$home/bin/python" -m pytest -q -m "not effect" \
+        tests/heavy/test_judge.py tests/heavy/test_rewards_verl.py tests/heavy/test_interop_verl*.py
 fi
 exec "$home/bin/python" -m benchmarks.judge
