@@ -131,6 +131,12 @@ def test_a_folder_without_a_dump(tmp_path: Path) -> None:
         read_dump(tmp_path / "nowhere")
 
 
+def test_rows_that_fill_up_a_batch_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "1.jsonl", row(1, "a", "b", 1.0), row(1, "", "", 0.0), row(1, "a", "", 0.0))
+    table = read_dump(tmp_path).tables[1]
+    assert table["score"].to_pylist() == [1.0, 0.0] and table["uid"].to_pylist() == [0, 1]
+
+
 def test_an_empty_file_is_a_step_without_rows(tmp_path: Path) -> None:
     (tmp_path / "5.jsonl").write_text("\n")
     run = read_dump(tmp_path)

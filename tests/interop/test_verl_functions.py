@@ -214,6 +214,14 @@ def test_a_kl_in_the_reward_is_verls_to_charge() -> None:
         Estimator(method=record("grpo"), name="ours")(rewards, mask, ["a", "a"], nested(options))
 
 
+def test_rows_without_a_token_are_in_no_statistic() -> None:
+    rewards = torch.tensor([[0.0, 1.0], [0.0, 0.0], [5.0, 5.0]])
+    mask = torch.tensor([[1, 1], [1, 1], [0, 0]])
+    found, _ = Estimator(method=record("grpo"), name="ours")(rewards, mask, ["a", "a", "a"], {})
+    alone, _ = Estimator(method=record("grpo"), name="ours")(rewards[:2], mask[:2], ["a", "a"], {})
+    assert torch.equal(found[:2], alone) and (found[2] == 0).all() and (alone != 0).all()
+
+
 def test_groups_need_an_index() -> None:
     rewards, mask = torch.ones(2, 2), torch.ones(2, 2)
     with pytest.raises(InputError, match="verl gave no uid: pass index"):

@@ -86,6 +86,16 @@ def test_the_scores_are_those_of_the_methods_own_parts(verifier: Verifier) -> No
     assert verdicts.score.tolist() == [1, 1, 1, 0, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize("method", ["evol_rl", "ttrl", "ttrl_entropy", "srt", "empo", "format_reward"])
+def test_methods_that_vote_score_the_two_prompts_apart(method: str) -> None:
+    votes = votes_of(method)
+    both = votes(TEXTS, GROUP).score
+    for number in (0, 1):
+        rows = slice(4 * number, 4 * number + 4)
+        torch.testing.assert_close(both[rows], votes(TEXTS[rows], [0] * 4).score, rtol=0, atol=1e-12)
+    assert both.unique().numel() > 1, "alive"
+
+
 def test_answers_are_found_and_compared_as_said() -> None:
     texts = ["so 1/2", "so 0.5", "so 3"]
     assert votes_of("ttrl", extract="last_number")(texts, [0] * 3).answer == ["1/2", "1/2", "3"]

@@ -39,6 +39,7 @@ def read_dump(folder: str | Path) -> ForeignRun:
     success: the reward's `success` or `acc` where it said one, else whether the score is above 0. There is no log-prob,
     no token and no entropy of a response: verl writes none. steps: our names where both mean the same number (`names`),
     verl's elsewhere, with `score`, `success` and `responses` from the rollouts where no log says them.
+    Rows with neither prompt nor response, by which verl fills up a batch, are left out.
     InputError naming file and line where a line is not what verl writes, and where the folder holds no dump.
     """
     place = Path(folder).expanduser()
@@ -77,7 +78,8 @@ def _rows(path: Path) -> Iterator[Line]:
             raise InputError(
                 f"{path}, line {number}: step {row['step']} in the file of another: name it after its step"
             )
-        yield row
+        if row["input"] or row["output"]:
+            yield row
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Line]]:

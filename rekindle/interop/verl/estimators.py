@@ -22,8 +22,9 @@ class Estimator:
     """The method's `prepare`, `advantage` and `modulate` on verl's rewards, over the whole batch of a step.
 
     The score of a row is the sum of its token rewards. A KL inside the reward (`KLInReward`) is verl's to charge
-    (`algorithm.use_kl_in_reward`), compared with the method's at every call; its token rewards are then ours. All rows
-    count as graded. verl's `uid` are the groups.
+    (`algorithm.use_kl_in_reward`), compared with the method's at every call; its token rewards are then ours. verl's
+    `uid` are the groups. Rows without a token (padding, and what verl's rejection leaves) are in no group's statistics;
+    verl's own estimators count them with the score 0.
     """
 
     method: PolicyGradient

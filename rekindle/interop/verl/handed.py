@@ -23,9 +23,10 @@ _ODD = 0x9E3779B97F4A7C15 - 2**64  # 2^64 over the golden ratio, as a signed num
 
 
 def batch_of(mask: Shaped[Tensor, "B T"], score: Float[Tensor, " B"], group: Int[Tensor, " B"]) -> Batch:
-    """A batch of rows that are all graded; its actions, prompts and successes are not known and stand at 0.
+    """A batch whose actions, prompts and successes are not known and stand at 0.
 
-    mask: 1 on the response's tokens, of any number format. uid: the place of the row.
+    mask: 1 on the response's tokens, of any number format. A row without any, as verl pads batches with and leaves of a
+    rejected response, is not graded: it is in no statistic. uid: the place of the row.
     """
     live = mask.bool()
     rows = torch.arange(len(live), device=live.device)
@@ -35,7 +36,7 @@ def batch_of(mask: Shaped[Tensor, "B T"], score: Float[Tensor, " B"], group: Int
         uid=rows,
         group=group,
         success=torch.zeros_like(rows, dtype=torch.bool),
-        graded=torch.ones_like(rows, dtype=torch.bool),
+        graded=live.any(dim=1),
         score=score,
         prompt=PromptRows(((),) * len(rows)),
         key=pack_key(0, 0, 0).to(live.device),
