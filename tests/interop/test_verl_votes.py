@@ -136,6 +136,17 @@ def test_responses_wait_for_those_of_their_prompt(placed: bool) -> None:
     assert made.open == {}, "nothing is kept of a prompt that is done"
 
 
+def test_texts_are_in_the_order_of_their_samples_whoever_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, heard, known = manager(), list[str](), spoken
+    monkeypatch.setattr("rekindle.interop.verl.votes.spoken", lambda t, group: heard.extend(t) or known(t, group))
+
+    async def backwards() -> None:
+        await asyncio.gather(*(made.run_single(data(ONE[i], "p", i)) for i in (3, 1, 2, 0)))
+
+    asyncio.run(backwards())
+    assert heard == list(ONE), "sums do not depend on who came first"
+
+
 def test_who_waits_in_vain_is_told_so() -> None:
     made = manager(patience=0.05)
 

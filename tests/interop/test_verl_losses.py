@@ -1,4 +1,4 @@
-"""Policy losses and estimators for verl without verl: against our own exact update, its options, its micro-batches."""
+"""Policy losses for verl without verl: against our own exact update, its options, its micro-batches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rekindle import methods
 from rekindle.core.aggregate import FixedLength, SequenceMean, TokenMean
 from rekindle.core.method import PolicyGradient
 from rekindle.errors import InputError
-from rekindle.interop.verl.estimators import Estimator
-from rekindle.interop.verl.handed import groups_of, row_ids
+from rekindle.interop.verl.handed import row_ids
 from rekindle.interop.verl.losses import PolicyLoss
-from rekindle.interop.verl.shares import actor_options, algorithm_options
+from rekindle.interop.verl.shares import actor_options
 from rekindle.methods.clip_cov import ClipCov
+from rekindle.methods.kl_cov import KLCov
 from tests.batches import make_batch, make_now
 
 ROWS, WIDTH = 12, 7
@@ -27,14 +27,6 @@ def record(name: str, **slots: Any) -> PolicyGradient:
     made = methods.load(name).method()
     assert isinstance(made, PolicyGradient)
     return made.replace(**slots).at(0.0)
-
-
-def nested(options: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for path, value in options.items():
-        outer, _, last = path.rpartition(".")
-        (found.setdefault(outer, {}) if outer else found)[last] = value
-    return found
 
 
 def call(
@@ -90,6 +82,36 @@ def test_an_objective_of_the_whole_minibatch_is_our_own_uncut(name: str) -> None
     if isinstance(method.objective, ClipCov):  # more may be dropped than are eligible: nothing is drawn
         method = method.replace(objective=replace(method.objective, share=0.9, above=0.1))
     assert call(method)[0] == pytest.approx(own(method)[0], abs=1e-12)
+
+
+class LessLikely:
+    """Keeps the less likely tokens."""
+
+    def __call__(self, now: Any, batch: Any) -> Tensor:
+        return batch.live & (now.logp < -1.5)
+
+
+def test_tokens_that_a_part_drops_are_in_no_sum() -> None:
+    method = record("grpo", keep=(LessLikely(),))
+    (loss, gradient, metrics), (want, want_gradient) = call(method), own(method)
+    assert loss == pytest.approx(want, abs=1e-12) != call(record("grpo"))[0]
+    torch.testing.assert_close(gradient, want_gradient, rtol=0, atol=1e-12)
+    assert 0.3 < metrics["actor/kept"] < 0.9
+    assert abs(call(method, 3)[0] - want) > 1e-6, "cut, the average is that of each micro-batch, as the page says"
+
+
+def test_a_row_without_advantage_is_in_no_pool() -> None:
+    method = record("kl_cov", objective=KLCov(share=0.3))
+    values = -torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64).unbind(-1)[0]
+    logp, mask = values - 0.3 * values.flip(0), torch.ones(3, 4)
+    advantages = torch.tensor([1.5, -0.5, 0.0], dtype=torch.float64)[:, None].expand(3, 4)
+    info = {"global_batch_info": {"batch_num_tokens": 12}}
+    function = PolicyLoss(method=method, name="ours")
+    whole = function(values, logp, advantages, mask, "token-mean", info)[0]
+    alive = function(values[:2], logp[:2], advantages[:2], mask[:2], "token-mean", info)[0]
+    assert whole.item() == pytest.approx(alive.item(), abs=1e-12)
+    shifted = function(values, logp, advantages + 0.01, mask, "token-mean", info)[0]
+    assert shifted.item() != pytest.approx(alive.item(), abs=1e-3)
 
 
 def test_other_ranks_and_weights_of_the_sampler_are_verls() -> None:
@@ -157,7 +179,24 @@ def test_metrics_are_numbers_under_actor_and_the_same_names_always() -> None:
     loss, none = empty(zeros, zeros, zeros, zeros, "token-mean", {})
     assert loss.item() == 0 and none.keys() == full.keys() and set(none.values()) <= {0.0}
     assert {"actor/clip_high", "actor/clip_dual", "actor/ppo_kl", "actor/kept"} <= full.keys()
-    assert full["actor/kept"] == 1.0 and full["actor/ppo_kl"] != 0
+    assert full["actor/kept"] == 1.0
+    batch = make_batch(ROWS, WIDTH, seed=0)
+    moved = (make_now(batch, seed=1, requires_grad=False).logp - batch.logp_old)[batch.mask]
+    assert full["actor/ppo_kl"] == pytest.approx(-moved.mean().item())
+
+
+def test_what_lies_off_the_mask_changes_no_draw() -> None:
+    method = record("clip_cov")
+    assert isinstance(method.objective, ClipCov)
+    method = method.replace(objective=replace(method.objective, share=0.2, above=0.0, below=99.0))
+    old = -torch.rand(6, 5, generator=torch.Generator().manual_seed(2))
+    mask = (torch.arange(5) < torch.tensor([5, 4, 3, 5, 2, 4])[:, None]).long()
+    advantages = torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])[:, None].expand(6, 5)
+    found = []
+    for beyond in (0.0, -3.0):
+        logp = torch.where(mask.bool(), 1.5 * old, beyond)
+        found.append(PolicyLoss(method=method, name="ours")(old, logp, advantages, mask, "token-mean", {})[0].item())
+    assert found[0] == found[1]
 
 
 def test_what_lies_off_the_mask_cannot_leak() -> None:
@@ -182,51 +221,6 @@ def test_rows_draw_by_their_own_bits() -> None:
     padded = torch.nn.functional.pad(values, (0, 4))
     assert torch.equal(row_ids(padded, torch.nn.functional.pad(values + 1, (0, 4))), ids), "padding changes nothing"
     assert not (row_ids(values, values + 1.5) == ids).any(), "other weights draw others"
-
-
-@pytest.mark.parametrize("name", ["grpo", "rloo", "opo", "gpg", "maxrl", "ngrpo", "dr_grpo", "sign_advantage"])
-def test_advantages_are_our_own(name: str) -> None:
-    method, batch = record(name), make_batch(ROWS, WIDTH, seed=3)
-    last = batch.mask & (batch.mask.flip(1).cumsum(1).flip(1) == 1)
-    rewards = torch.where(last, batch.score[:, None], 0.0)
-    index = [f"p{g}" for g in batch.group.tolist()]
-    found, returns = Estimator(method=method, name="ours")(rewards, batch.mask, index, {})
-    batch = replace(batch, score=rewards.sum(dim=1), graded=torch.ones(ROWS, dtype=torch.bool))
-    torch.testing.assert_close(found, method.credit(batch).advantage, rtol=0, atol=1e-12)
-    assert torch.equal(found, returns) and found is not returns and (found != 0).any()
-
-
-def test_a_kl_in_the_reward_is_verls_to_charge() -> None:
-    method = record("reinforce_pp")
-    options = algorithm_options(method)
-    assert options == {"use_kl_in_reward": True, "kl_penalty": "k1", "kl_ctrl.type": "fixed", "kl_ctrl.kl_coef": 1e-4}
-    rewards = torch.tensor([[0.1, -0.2, 1.0], [0.3, 0.5, 9.0]])
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    found, _ = Estimator(method=method, name="ours")(rewards, mask, None, nested(options))
-    togo = torch.tensor([0.9, 0.8, 1.0, 0.8, 0.5])
-    want = (togo - togo.mean()) / (togo.var(correction=0) + 1e-8).sqrt()
-    torch.testing.assert_close(found[mask.bool()], want)
-    with pytest.raises(InputError, match=r"ours wants algorithm.use_kl_in_reward=true"):
-        Estimator(method=method, name="ours")(rewards, mask, None, {})
-    with pytest.raises(InputError, match=r"ours wants algorithm.kl_ctrl.kl_coef=0.0001"):
-        Estimator(method=method, name="ours")(rewards, mask, None, nested({**options, "kl_ctrl.kl_coef": 0.001}))
-    with pytest.raises(InputError, match=r"ours wants algorithm.use_kl_in_reward=false"):
-        Estimator(method=record("grpo"), name="ours")(rewards, mask, ["a", "a"], nested(options))
-
-
-def test_rows_without_a_token_are_in_no_statistic() -> None:
-    rewards = torch.tensor([[0.0, 1.0], [0.0, 0.0], [5.0, 5.0]])
-    mask = torch.tensor([[1, 1], [1, 1], [0, 0]])
-    found, _ = Estimator(method=record("grpo"), name="ours")(rewards, mask, ["a", "a", "a"], {})
-    alone, _ = Estimator(method=record("grpo"), name="ours")(rewards[:2], mask[:2], ["a", "a"], {})
-    assert torch.equal(found[:2], alone) and (found[2] == 0).all() and (alone != 0).all()
-
-
-def test_groups_need_an_index() -> None:
-    rewards, mask = torch.ones(2, 2), torch.ones(2, 2)
-    with pytest.raises(InputError, match="verl gave no uid: pass index"):
-        Estimator(method=record("grpo"), name="ours")(rewards, mask)
-    assert groups_of(["b", "a", "b"], torch.device("cpu")).tolist() == [0, 1, 0]
 
 
 def test_the_average_of_each_kind_has_verls_name() -> None:
