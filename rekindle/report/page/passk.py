@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from rekindle.report.page.charts import BASE, lines
 from rekindle.report.page.panels import Chart, Panel, Point, Table, banded, groups_of, sig
+from rekindle.report.page.tokens import spread_steps
 from rekindle.report.recording import Recording
 from rekindle.train.counts import Counts
 from rekindle.train.estimators import pass_at_k
@@ -84,7 +86,7 @@ def pass_panel(runs: Sequence[Recording]) -> Panel:
         rows = split_rows(runs, split)
         if rows:
             charts.append(_by_k(split, rows))
-    charts += _by_step(runs)
+    charts += _by_step(runs) or _in_training(runs)
     missing = [] if splits else [RECORD]
     missing += [RECORD_OOD] if splits and "ood" not in splits else []
     lead = (
@@ -125,6 +127,31 @@ def _by_step(runs: Sequence[Recording]) -> list[Chart]:
         if rows and name in (min(names, key=lambda n: int(n[5:])), max(names, key=lambda n: int(n[5:]))):
             found.append(lines(f"{name} over the steps, held out", rows, y=name))
     return found
+
+
+def _in_training(runs: Sequence[Recording]) -> list[Chart]:
+    """Where nothing was evaluated: the groups of the training prompts, by the run's own label."""
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    for group, own in groups_of(runs).items():
+        found = [[(float(step), *shares(run.table(step))) for step in spread_steps(run.kept)] for run in own]
+        for i, told in ((1, "all responses"), (2, "at least one of a group")):
+            kept = [[(row[0], row[i]) for row in rows] for rows in found if rows]
+            if kept:
+                curves[f"{group}, {told}"] = kept
+    title = "Right in training, by the run's own label"
+    return [lines(title, banded(curves), y="share", scale={"zero": True})] if curves else []
+
+
+def shares(table: pa.Table) -> tuple[float, float]:
+    """(share of right responses, share of groups with a right one) of a step's rollouts."""
+    solved: dict[int, list[bool]] = {}
+    for group, right in zip(table.column("group").to_pylist(), table.column("success").to_pylist(), strict=True):
+        solved.setdefault(group, []).append(bool(right))
+    if not solved:
+        return math.nan, math.nan
+    return float(np.mean([r for own in solved.values() for r in own])), float(
+        np.mean([any(r) for r in solved.values()])
+    )
 
 
 def evaluated(run: Recording, name: str) -> list[tuple[float, float]]:

@@ -17,6 +17,7 @@ from rekindle.train.sections_watch import Watch
 from rekindle.train.traces import fresh, remember, seen
 
 GOOD, WATCH, COLLAPSING = "sound", "watch", "collapsing"
+BLIND = "No sign of a collapse in what was recorded, which has no entropy."
 LOST_ENTROPY = 0.5
 """Share of the start's entropy below which its loss is told as one."""
 
@@ -37,7 +38,7 @@ class Verdict:
     def paragraph(self) -> str:
         """The verdict as text."""
         told = {
-            GOOD: "No sign of a collapse.",
+            GOOD: "No sign of a collapse." if self.entropy else BLIND,
             WATCH: "Not collapsing, but there are signs.",
             COLLAPSING: "It is collapsing.",
         }[self.state]
