@@ -46,6 +46,6 @@ pip --no-deps --editable .
 if [[ $what == test ]]; then
     exec "$home/bin/python" -m pytest -q -m "not effect" \
         tests/heavy/test_judge.py tests/heavy/test_rewards_verl.py tests/heavy/test_interop_verl*.py \
-        tests/interop/test_verl*.py
+        tests/interop/test_verl*.py tests/heavy/test_explain_verl.py
 fi
 exec "$home/bin/python" -m benchmarks.judge

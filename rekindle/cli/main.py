@@ -15,6 +15,7 @@ from rekindle.cli import (
     doctor,
     draft,
     evaluate,
+    explain,
     export,
     prove,
     report,
@@ -64,6 +65,7 @@ app.command("warm")(warm.warm)
 app.command("methods")(shelf.methods)
 app.command("show")(shelf.show)
 app.command("diff")(shelf.diff)
+app.command("explain")(explain.explain)
 app.command("prove")(prove.prove)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
