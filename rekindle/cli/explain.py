@@ -17,6 +17,10 @@ As = Annotated[str, typer.Option("--as", help="trl or verl", metavar="TRAINER")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="any option, repeatable", metavar="PATH=VALUE")]
 Json = Annotated[bool, typer.Option("--json", help="print flags, lacks and differences as JSON")]
 
+File = Annotated[str, typer.Argument(help="a YAML or JSON file, or a script with a.b=c in it")]
+From = Annotated[str, typer.Option("--from", help="trl or verl", metavar="TRAINER")]
+Out = Annotated[str, typer.Option(help="the run.toml to write", metavar="run.toml")]
+
 
 def explain(target: Target, rival: As, sets: Sets = None, json: Json = False) -> None:
     """Say a method, or a run, in the flags of another trainer, and what these do not say."""
@@ -51,3 +55,17 @@ def resolved_of(target: str, sets: list[str]) -> Resolved:
         name = toml["method"]
     found = find_method(name)
     return resolve(found.name, make_method(found), essence=found.essence, toml=toml, sets=sets)
+
+
+def import_config(file: File, rival: From, out: Out) -> None:
+    """Write another trainer's configuration as a run.toml, and say what was not understood."""
+    from rekindle.errors import InputError
+    from rekindle.interop.explain.written import imported
+
+    found = imported(file, rival)
+    path = Path(out)
+    if path.exists():
+        raise InputError(f"{path} is there already: give another --out, or move it away")
+    path.write_text(found.text, encoding="utf-8")
+    print("\n".join(found.notes))
+    print(f"wrote {path}: rekindle train {found.method} --config {path}")

@@ -19,7 +19,8 @@ from rekindle.train.settings import samples_per_prompt
 ROLLOUT, OPTIM = "actor_rollout_ref.rollout", f"{ACTOR}.optim"
 UNCLIPPED = 1e9
 """A gradient norm that is never reached: verl always clips."""
-GROUPS = "a reward manager of verl grades one response at a time"
+GROUPS = "verl's own reward managers grade one response at a time"
+MANAGER = "rekindle.interop.verl.managers.GroupRewardManager"
 
 
 def descent(part: Descent, place: Place) -> Said:
@@ -157,6 +158,6 @@ TABLE: Table = {
     Verified: verified,
     Overlong: overlong,
     GreedyBaseline: greedy,
-    MajorityVote: lambda part, place: lacks(place, f"no vote: {GROUPS}", part),
-    NoveltyBands: lambda part, place: lacks(place, f"no novelty: {GROUPS}", part),
+    MajorityVote: lambda part, place: lacks(place, f"no vote: {GROUPS}", part, bridge=MANAGER),
+    NoveltyBands: lambda part, place: lacks(place, f"no novelty: {GROUPS}", part, bridge=MANAGER),
 }

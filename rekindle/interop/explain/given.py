@@ -1,0 +1,193 @@
+"""A configuration file of another trainer as flat names, each with its line, and what became of each."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml  # transformers brings it
+
+from rekindle.errors import InputError
+from rekindle.tokens.reading import text_of
+
+
+@dataclass(kw_only=True)
+class Given:
+    """The values of a file by dotted name, and three lists for whoever reads the result.
+
+    unread: not understood. left: at our default, where the trainer's own is another. means: says something else here.
+    """
+
+    file: str
+    values: Mapping[str, Any]
+    lines: Mapping[str, int]
+    used: set[str] = field(default_factory=set)
+    unread: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    means: list[str] = field(default_factory=list)
+
+    def has(self, name: str) -> bool:
+        """Whether the file says it, and says something."""
+        return self.values.get(name) is not None
+
+    def number(self, name: str, default: Any = None) -> Any:
+        """A number, `default` where the file says none; texts such as 1e-6, which YAML takes for no number, count."""
+        value = self.take(name, default)
+        try:
+            real = float(value) if isinstance(value, str) else value
+        except ValueError:
+            raise self.wrong(name, "a number") from None
+        if real is default or (isinstance(real, int | float) and not isinstance(real, bool) and math.isfinite(real)):
+            return real
+        raise self.wrong(name, "a finite number")
+
+    def whole(self, name: str, default: Any = None) -> Any:
+        """A whole number from 1 up."""
+        value = self.number(name, default)
+        if value is default or (value == int(value) and value >= 1):
+            return value if value is default else int(value)
+        raise self.wrong(name, "a whole number from 1 up")
+
+    def truth(self, name: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self.take(name, default)
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """A text, in lower case."""
+        value = self.take(name, default)
+        if isinstance(value, list | dict):
+            raise self.wrong(name, "a text")
+        return str(value).lower()
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """The value as it stands; null counts as not said."""
+        self.used.add(name)
+        value = self.values.get(name)
+        return default if value is None else value
+
+    def wrong(self, name: str, kind: str) -> InputError:
+        """The error for a value of another kind."""
+        return InputError(f"{self.at(name)}: {name} is {kind}, not {self.values[name]!r}: correct it")
+
+    def at(self, name: str) -> str:
+        """File and line."""
+        return f"{self.file}, line {self.lines.get(name, 1)}"
+
+    def refused(self, name: str, why: str) -> None:
+        """Note that what the file says of `name` was not understood, and why."""
+        line = f", line {self.lines[name]}" if name in self.lines else ""
+        self.unread.append(f"{name}={_shown(self.values.get(name))}{line}: {why}")
+
+    def rest(self) -> None:
+        """Note every name that nobody asked for."""
+        for name, value in self.values.items():
+            if name not in self.used and value is not None:
+                self.refused(name, "no option of ours")
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read(path: str) -> Given:
+    """The file as names and values; InputError, with file and line, where it cannot be read.
+
+    JSON and YAML by their endings; anything else is a script or a list of `a.b=c`.
+    """
+    text = text_of(Path(path), "give a configuration", f"the configuration '{path}'")
+    ending = Path(path).suffix.lower()
+    if ending == ".json":
+        values, lines = _json(text, path), {}
+    elif ending in (".yaml", ".yml"):
+        values, lines = _yaml(text, path)
+    else:
+        values, lines = _overrides(text, path)
+    if not values:
+        raise InputError(f"{path} says nothing: give a YAML or JSON file, or a script with a.b=c in it")
+    return Given(file=path, values=values, lines=lines)
+
+
+def _json(text: str, path: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno} is no valid JSON: {error.msg}: fix the line") from error
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} cannot be read as JSON: give shorter values") from None
+    return _flat(_mapping(tree, path))
+
+
+def _yaml(text: str, path: str) -> tuple[dict[str, Any], dict[str, int]]:
+    try:
+        tree, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}, line {line} is no valid YAML: {error.problem}: fix the line") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as YAML ({type(error).__name__}): write it anew") from None
+    return _flat(_mapping(tree, path)), dict(_marks(node, path)) if node else {}
+
+
+def _mapping(tree: Any, path: str) -> Mapping[Any, Any]:
+    if tree is not None and not isinstance(tree, Mapping):
+        raise InputError(
+            f"{path}, line 1: names with values are wanted, not a {type(tree).__name__}: write NAME: VALUE"
+        )
+    return tree or {}
+
+
+def _flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def _marks(node: Any, path: str, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """(dotted name, line); InputError for a name that stands twice, of which YAML would drop the first."""
+    seen: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in seen:
+            raise InputError(f"{path}, line {line}: {name} stands in line {seen[name]}, too: drop one")
+        seen[name] = line
+        yield name, line
+        yield from _marks(value, path, f"{name}.")
+
+
+def _overrides(text: str, path: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The words `a.b=c` of a script; others, and what begins with a dash, are passed over."""
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            words = shlex.split(line.rstrip().removesuffix("\\"), comments=True)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}: close the quotation") from error
+        for word in words:
+            name, equals, value = word.lstrip("+").partition("=")
+            if not equals or "." not in name or not name.replace(".", "").replace("_", "").isalnum():
+                continue
+            if "$" in value:
+                raise InputError(f"{path}, line {number}: {name} is a variable of the shell: write its value")
+            values[name], lines[name] = _word(value, path, number), number
+    return values, lines
+
+
+def _word(value: str, path: str, number: int) -> Any:
+    try:
+        return yaml.safe_load(value) if value else None
+    except yaml.YAMLError:
+        raise InputError(f"{path}, line {number}: the value {value!r} cannot be read: put it in quotes") from None
