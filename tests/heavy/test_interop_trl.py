@@ -16,7 +16,7 @@ from rekindle.core.method import PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.terms import EntropyBonus, KLToReference
 from rekindle.errors import InputError
-from rekindle.methods import evol_rl, grpo, kl_cov
+from rekindle.methods import evol_rl, grpo, kl_cov, rl_zvp
 from rekindle.tokens.collect import Answers
 from tests.heavy.interop_trl import answer, by_letter_pairs, by_letters, trainer
 
@@ -202,3 +202,27 @@ def test_a_column_that_nobody_has_is_told(tmp_path: Path) -> None:
     made = ours(tmp_path, method)
     with pytest.raises(InputError, match="segment"):
         losses(made, made._compute_loss, one_window(made))
+
+
+def test_an_evaluation_is_a_batch_of_its_own(tmp_path: Path) -> None:
+    from datasets import Dataset  # type: ignore[import-not-found]
+
+    more = {"method": TWO_PASS, "eval_dataset": Dataset.from_dict({"prompt": ["abc", "de"]})}
+    flags = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 8}
+    made = trainer(tmp_path, rekindle_trainer(), more=more, per_device_train_batch_size=4, **flags)
+    made.train()
+    told = [line for line in made.state.log_history if "eval_loss" in line]
+    assert len(told) == 3 and all(torch.isfinite(torch.tensor(line["eval_loss"])) for line in told)
+    assert all("eval_kl_cov" in line for line in told)
+
+
+def test_entropies_at_rollout_weights_are_scored_by_trls_own_pass(tmp_path: Path) -> None:
+    record = rl_zvp.method()
+    made = ours(tmp_path, record, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    window = one_window(made)
+    batch = made._batches["train"]
+    for piece in window:
+        rows = piece["rekindle_uid"] - batch.uid[0]
+        want = made._said(made.model, piece).entropy.detach()
+        assert batch.column("entropy_old")[rows].sub(want).abs().max() < 1e-5
+    assert want.max() > 0.1

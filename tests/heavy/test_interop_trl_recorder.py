@@ -13,6 +13,10 @@ from rekindle.core.types import entropy_of
 from rekindle.errors import InputError
 from rekindle.interop.trl import RekindleRecorder
 from rekindle.interop.trl.dumps import read_dump
+from rekindle.report.page.build import document
+from rekindle.report.recording import of_tables, read_run
+from rekindle.tokens.rollouts import Example
+from rekindle.train.archive import read_rollouts
 from rekindle.train.events import read_events
 from tests.heavy.interop_trl import GROUP, LIMIT, PROMPTS, by_letters, trainer
 from tests.tiny_models import tokenizer
@@ -132,6 +136,26 @@ def test_a_recorded_folder_is_read(run: tuple[Any, Watch, Path]) -> None:
     assert found.steps[0]["grad_norm"] > 0 and found.config["trainer"] == "trl"
 
 
+def test_our_page_shows_a_recorded_run_as_one_of_ours(run: tuple[Any, Watch, Path]) -> None:
+    found = read_dump(run[2])
+    for recording in (read_run(run[2]), of_tables(run[2], "trl", found.steps, found.tables, found.config)):
+        shown = {panel["id"]: panel for panel in document([recording])["panels"]}
+        for name in ("entropy", "covariance", "clipping", "groups"):
+            assert shown[name]["charts"], name
+        assert not shown["covariance"]["missing"] and not shown["entropy"]["missing"]
+
+
+def test_the_rows_are_read_back_as_rollouts(run: tuple[Any, Watch, Path]) -> None:
+    place = run[2] / "rollouts" / "step-000002.parquet"
+    rows = pq.read_table(place).to_pylist()
+    ((rollouts, verdicts),) = read_rollouts(place, {row["id"]: Example(row["id"], row["prompt"]) for row in rows})
+    assert rollouts.logp is not None and rollouts.mask.sum(1).tolist() == [row["tokens"] for row in rows]
+    assert rollouts.logp.where(rollouts.mask, 0).sum(1).tolist() == pytest.approx(
+        [row["logp"] for row in rows], abs=1e-5
+    )
+    assert verdicts.score.tolist() == [row["score"] for row in rows]
+
+
 def test_ratios_and_clips_of_later_updates_of_a_generation(tmp_path: Path) -> None:
     flags = {"per_device_train_batch_size": 8, "steps_per_generation": 1, "num_iterations": 3, "max_steps": 3}
     made = trainer(tmp_path / "trl", trl.GRPOTrainer, **{**flags, "learning_rate": 0.03})
@@ -145,6 +169,8 @@ def test_ratios_and_clips_of_later_updates_of_a_generation(tmp_path: Path) -> No
         assert row["token_ratio"] == pytest.approx(want.tolist(), rel=1e-4)
     assert max(abs(r - 1) for row in last.values() for r in row["token_ratio"]) > 0.2
     clipped = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["kind"] == "step"]
+    bounds = pq.read_table(tmp_path / "run" / "rollouts" / "step-000003.parquet").schema.metadata[b"rekindle.clip"]
+    assert bounds == b"0.8 1.2"
     assert clipped[0]["clip_low"] == 0 and clipped[2]["clip_low"] + clipped[2]["clip_high"] > 0
 
 
@@ -186,3 +212,17 @@ def test_plain_trl_is_read(tmp_path: Path) -> None:
         assert sum(row["score"] for row in rows) / len(rows) == pytest.approx(line["reward"])
         assert all(row["success"] == (row["score"] > 0) for row in rows)
     assert any(row["advantage"] for table in found.tables.values() for row in table.to_pylist())
+    shown = document([of_tables(tmp_path, "trl", found.steps, found.tables, found.config)])
+    assert {panel["id"]: panel for panel in shown["panels"]}["groups"]["charts"]
+
+
+def test_a_resumed_run_goes_on_in_its_folder(tmp_path: Path) -> None:
+    for steps in (2, 3):
+        flags = {"save_strategy": "steps", "save_steps": 1, "max_steps": steps}
+        made = trainer(tmp_path / "trl", trl.GRPOTrainer, per_device_train_batch_size=8, **flags)
+        RekindleRecorder(tmp_path / "run").attach(made)
+        made.train(resume_from_checkpoint=str(tmp_path / "trl" / "checkpoint-1") if steps == 3 else None)
+    kinds = [(event["kind"], event["step"]) for event in read_events(tmp_path / "run" / "events.jsonl")]
+    assert kinds == [("start", 0), ("step", 1), ("resume", 1), ("start", 1), ("step", 2), ("step", 3), ("end", 3)]
+    uids = [row["uid"] for step in (1, 2, 3) for row in rows_of(tmp_path / "run", step)]
+    assert sorted(uids) == list(range(24)), "numbers go on behind the step that was kept"

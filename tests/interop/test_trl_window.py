@@ -64,16 +64,18 @@ class Leaves:
         return torch.stack([torch.zeros(ROWS, WIDTH, dtype=torch.float64) if g is None else g for g in grads])
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["old policy", "on policy"])
+@pytest.mark.parametrize(
+    ("old", "fresh"), [(True, False), (False, True), (True, True)], ids=["stale", "fresh", "fresh and scored"]
+)
 @pytest.mark.parametrize("size", [8, 3, 1])
 @pytest.mark.parametrize("name", RECORDS)
-def test_pieces_add_up_to_the_exact_update(name: str, size: int, old: bool) -> None:
+def test_pieces_add_up_to_the_exact_update(name: str, size: int, old: bool, fresh: bool) -> None:
     record = RECORDS[name]
     batch, ours, theirs = record.credit(batch_of(old)), Leaves(), Leaves()
-    loss, _, metrics = backward(theirs, batch, record, ROWS, fresh=not old)
+    loss, _, metrics = backward(theirs, batch, record, ROWS, fresh=fresh)
     pieces = [batch.take(rows) for rows in torch.randperm(ROWS, generator=torch.Generator().manual_seed(4)).split(size)]
     order = torch.cat([piece.uid for piece in pieces]) - 40
-    window = opened(record, batch.take(order), not old, lambda: [ours(piece) for piece in pieces])
+    window = opened(record, batch.take(order), fresh, lambda: [ours(piece) for piece in pieces])
     total = 0.0
     for piece in pieces:
         value = window.piece(ours(piece), piece.uid)

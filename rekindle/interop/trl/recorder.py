@@ -22,7 +22,7 @@ from rekindle.interop.trl.batch import live_mask, scored
 from rekindle.interop.trl.needed import refuse_stranger
 from rekindle.interop.trl.rewards import said
 from rekindle.interop.trl.rows import Piece, Row, metrics_of, prompt_name, table_of
-from rekindle.interop.trl.write import write_table
+from rekindle.interop.trl.write import next_numbers, write_table
 from rekindle.train.events import EventLog, raw_events
 
 UID = "recorder_uid"
@@ -151,6 +151,7 @@ class RekindleRecorder(TrainerCallback):
         self._log = EventLog(place)
         if step:
             self._log.resume(step)
+            self._uids, self._groups = next_numbers(self.folder / "rollouts", step)
         told = {"trainer": "trl", **_versions(), "class": type(self._trainer).__name__}
         told |= {"model": str(self._trainer.model.config.name_or_path), "config": args.to_sanitized_dict()}
         self._log.write("start", step, {**told, "rewards": list(self._trainer.reward_func_names)})
@@ -161,9 +162,10 @@ class RekindleRecorder(TrainerCallback):
         pieces, self._pieces = self._pieces, []
         rows = {uid: self._rows[uid] for piece in pieces for uid in piece.uid}
         step = int(state.global_step)
-        table = table_of(rows, pieces, lambda ids: [self._trainer._tokenizer.decode([i]) for i in ids])
+        texts, bounds = self._trainer._tokenizer, self._bounds()
+        table = table_of(rows, pieces, lambda ids: [texts.decode([i]) for i in ids], bounds)
         write_table(self.folder / "rollouts" / f"step-{step:06d}.parquet", table)
-        self._pending = {"step": step, **metrics_of(rows, pieces, self._bounds())}
+        self._pending = {"step": step, **metrics_of(rows, pieces, bounds)}
         again = self._trainer.num_iterations > 1 or args.steps_per_generation > args.gradient_accumulation_steps
         oldest = self._uids - args.per_device_train_batch_size * args.steps_per_generation if again else self._uids
         self._rows = {uid: row for uid, row in self._rows.items() if uid >= oldest}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from rekindle.core.types import Batch, Now, concat_sequences, mean_metrics
 from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.train.archive import rows_of
-from rekindle.train.archive_tokens import lengths, token_columns
+from rekindle.train.archive_tokens import ROUNDS, lengths, round_facts, token_columns
+from rekindle.train.credits import BOUNDS
 from rekindle.train.meter import group_metrics
 
 
@@ -100,10 +102,16 @@ def rollouts_of(rows: Mapping[int, Row], pieces: Sequence[Piece]) -> tuple[Rollo
     return rollouts, verdicts
 
 
-def table_of(rows: Mapping[int, Row], pieces: Sequence[Piece], texts: Callable[[Sequence[int]], list[str]]) -> pa.Table:
+def table_of(
+    rows: Mapping[int, Row],
+    pieces: Sequence[Piece],
+    texts: Callable[[Sequence[int]], list[str]],
+    bounds: tuple[float, float] | None = None,
+) -> pa.Table:
     """The step's table: our columns, and `advantage` (its mean over the row), `token_ratio`, `token_text`.
 
-    `token_advantage` is there only where a row has several. texts: the text of each of some tokens.
+    `token_advantage` is there only where a row has several. texts: the text of each of some tokens. bounds: of the
+    clipped ratio.
     """
     rollouts, verdicts = rollouts_of(rows, pieces)
     columns: dict[str, Any] = rows_of(rollouts, verdicts)
@@ -124,7 +132,9 @@ def table_of(rows: Mapping[int, Row], pieces: Sequence[Piece], texts: Callable[[
     more["token_text"] = pa.array(_spelled(rollouts, size, texts), pa.list_(pa.string()))
     for name, values in more.items():
         table = table.append_column(name, values)
-    return table
+    facts = {ROUNDS: json.dumps([round_facts(rollouts)]).encode()}
+    clip = {} if bounds is None else {BOUNDS: "{} {}".format(*bounds).encode()}
+    return table.replace_schema_metadata({**facts, **clip})
 
 
 def _spelled(rollouts: Rollouts, size: Sequence[int], texts: Callable[[Sequence[int]], list[str]]) -> list[list[str]]:
