@@ -213,7 +213,10 @@ def test_plain_trl_is_read(tmp_path: Path) -> None:
         assert all(row["success"] == (row["score"] > 0) for row in rows)
     assert any(row["advantage"] for table in found.tables.values() for row in table.to_pylist())
     shown = document([of_tables(tmp_path, "trl", found.steps, found.tables, found.config)])
-    assert {panel["id"]: panel for panel in shown["panels"]}["groups"]["charts"]
+    panels = {panel["id"]: panel for panel in shown["panels"]}
+    assert panels["groups"]["charts"] and panels["passk"]["charts"] and shown["browser"]["rows"]
+    for name in ("entropy", "covariance", "clipping"):
+        assert "RekindleRecorder" in " ".join(panels[name]["missing"]), name
 
 
 def test_a_resumed_run_goes_on_in_its_folder(tmp_path: Path) -> None:
