@@ -207,13 +207,15 @@ def test_a_column_that_nobody_has_is_told(tmp_path: Path) -> None:
 def test_an_evaluation_is_a_batch_of_its_own(tmp_path: Path) -> None:
     from datasets import Dataset  # type: ignore[import-not-found]
 
-    more = {"method": TWO_PASS, "eval_dataset": Dataset.from_dict({"prompt": ["abc", "de"]})}
-    flags = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 8}
-    made = trainer(tmp_path, rekindle_trainer(), more=more, per_device_train_batch_size=4, **flags)
+    more = {"method": TWO_PASS, "eval_dataset": Dataset.from_dict({"prompt": ["abc"]})}
+    flags = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4}
+    made = trainer(tmp_path, rekindle_trainer(), more=more, per_device_train_batch_size=8, **flags)
     made.train()
     told = [line for line in made.state.log_history if "eval_loss" in line]
     assert len(told) == 3 and all(torch.isfinite(torch.tensor(line["eval_loss"])) for line in told)
     assert all("eval_kl_cov" in line for line in told)
+    own = [made._batches[mode].advantage[:, 0].tolist() for mode in ("train", "eval")]
+    assert list(made._logs["advantages"]) == pytest.approx([*own[0][4:], *own[1]], abs=1e-6)
 
 
 def test_entropies_at_rollout_weights_are_scored_by_trls_own_pass(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class RekindleRecorder(TrainerCallback):
 
         def handed_on(*args: Any, **kwargs: Any) -> Any:
             found = scores(*args, **kwargs)
-            if kwargs.get("compute_entropy") and found[0].requires_grad:
+            if kwargs.get("compute_entropy"):  # the last of a loss is the one with a gradient
                 self._scores = (found[0].detach(), found[1].detach())
             return found
 
