@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 # Tests and short runs are many small tensors: a second thread only costs.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint test-fast test-heavy vllm-env vllm-python judge effects bench scaling studies results faults clean
+.PHONY: demo test lint test-fast test-heavy vllm-env vllm-python judge effects bench scaling studies results faults docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.base
@@ -34,6 +34,11 @@ test-heavy: $(VENV)/.dev
 	$(ONE_THREAD) scripts/judge.sh "$(abspath $(BIN))/python" test
 	$(ONE_THREAD) scripts/verifiers.sh "$(abspath $(BIN))/python"
 	$(ONE_THREAD) scripts/vllm.sh "$(abspath $(BIN))/python" test
+	$(ONE_THREAD) scripts/docs.sh "$(abspath $(BIN))/python" test
+
+# The documentation site, into site/: a page a method, the reference, the notebooks as they were last run.
+docs: $(BIN)/python
+	@scripts/docs.sh "$(abspath $(BIN))/python"
 
 # vLLM and the whole of Rekindle in an environment outside the clone; it says where, and how it is used.
 vllm-env: $(BIN)/python
