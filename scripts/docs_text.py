@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Cell = Mapping[str, Any]
+STATED = "stated"
+"""The tag of a cell whose text must come out as it is stored."""
 LINK = re.compile(r"(?<!!)\[([^\]\[]+)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"(^```.*?^```[ \t]*$)", re.MULTILINE | re.DOTALL)
 
@@ -46,9 +48,22 @@ def printed(cell: Cell) -> str:
     return "".join(_text(output) for output in cell["outputs"])
 
 
+def differences(stored: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each line of a stated cell that is not as stored; a stated cell without text is one, too."""
+    for cell, again in zip(stored["cells"], new["cells"], strict=True):
+        if STATED not in cell["metadata"].get("tags", ()):
+            continue
+        was, now = printed(cell).splitlines(), printed(again).splitlines()
+        if not was:
+            yield f"{cell['id']}: nothing is stated"
+        if len(was) != len(now):
+            yield f"{cell['id']}: {len(now)} lines in the place of {len(was)}"
+        yield from (f"{cell['id']}: '{b}' in the place of '{a}'" for a, b in zip(was, now, strict=False) if a != b)
+
+
 def _text(output: Mapping[str, Any]) -> str:
-    if output["output_type"] == "stream":
-        return joined(output["text"])
+    if output["output_type"] == "stream":  # what went to stderr speaks of the machine, not of the matter
+        return joined(output["text"]) if output["name"] == "stdout" else ""
     return joined(output.get("data", {}).get("text/plain", "")) if output["output_type"] == "execute_result" else ""
 
 

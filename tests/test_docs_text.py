@@ -21,7 +21,8 @@ def test_a_notebook_becomes_text_code_output_and_images() -> None:
     png = base64.b64encode(b"an image").decode()
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "text"]},
-        code("print(1)\n2", {"output_type": "stream", "text": "1\n"}),
+        code("print(1)\n2", {"output_type": "stream", "name": "stdout", "text": "1\n"}),
+        code("3", {"output_type": "stream", "name": "stderr", "text": "a warning with a path"}),
         code("2", {"output_type": "execute_result", "data": {"text/plain": "2"}}),
         code("plot()", {"output_type": "display_data", "data": {"image/png": png, "text/plain": "<Figure>"}}),
     ]
@@ -30,7 +31,8 @@ def test_a_notebook_becomes_text_code_output_and_images() -> None:
     assert "```text\n2\n```" in text and "![A plot](first_1.png)" in text and "<Figure>" not in text
     assert images == {"first_1.png": b"an image"}
     assert text.rstrip().endswith("[first.ipynb](first.ipynb).")
-    assert printed(cells[1]) == "1\n" and printed(cells[2]) == "2" and printed(cells[3]) == ""
+    assert printed(cells[1]) == "1\n" and printed(cells[3]) == "2" and printed(cells[4]) == ""
+    assert "warning" not in text and printed(cells[2]) == ""
 
 
 def test_a_fence_outlasts_fences_inside() -> None:
