@@ -1,4 +1,4 @@
-"""The site's search in a page that is opened from a folder: its worker runs in a frame, as assets/iframe-worker.js says."""
+"""The site's search in a page that is opened from a folder: the worker runs in a hidden frame."""
 
 from __future__ import annotations
 
