@@ -25,7 +25,7 @@ test-fast: $(VENV)/.dev
 
 # What takes long here (Ray, processes that are killed, hundreds of hostile answers), then the page in real Chromium, and real
 # TRL, verl, verifiers and vLLM in environments outside the clone; those are skipped, loudly, where they cannot be built.
-HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli tests/faults tests/report tests/interop/test_explain.py
+HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli tests/faults tests/report
 
 test-heavy: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m heavy $(HEAVY)
@@ -106,7 +106,7 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.base: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) --editable .
+	$(PIP) --editable '.[report]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
