@@ -25,7 +25,7 @@ test-fast: $(VENV)/.dev
 
 # What takes long here (Ray, processes that are killed, hundreds of hostile answers), then the page in real Chromium, and real
 # TRL, verl, verifiers and vLLM in environments outside the clone; those are skipped, loudly, where they cannot be built.
-HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli tests/faults tests/report
+HEAVY := tests/ray tests/ranks tests/tokens tests/train tests/cli tests/faults tests/report tests/interop
 
 test-heavy: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m heavy $(HEAVY)

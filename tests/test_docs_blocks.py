@@ -1,8 +1,8 @@
 """Every code block of the pages: Python runs, commands are taken by the real command line, data can be read.
 
 The shortening rule: in Python, `steps=N` becomes `steps=1, options=LESS` and `prompts=N` becomes 2. What cannot run
-says so in a comment on the line before it (`scripts/blocks.py`). The commands of the first run and of the recipes run in
-`tests/cli/test_docs_runs.py`.
+says so in a comment on the line before it (`scripts/blocks.py`). The commands of the first run and of the recipes run
+in `tests/cli/test_docs_runs.py`.
 """
 
 from __future__ import annotations
