@@ -1,8 +1,14 @@
 """Every code block of the pages: Python runs, commands are taken by the real command line, data can be read.
 
+<<<<<<< HEAD
 The shortening rule: in Python, `steps=N` becomes `steps=1, options=LESS` and `prompts=N` becomes 2. What cannot run
 says so in a comment on the line before it (`scripts/blocks.py`). The commands of the first run and of the recipes run
 in `tests/cli/test_docs_runs.py`.
+=======
+The shortening rule: in Python, `steps=N` becomes `steps=1, options=LESS` and `prompts=N` becomes 2. What cannot run has
+a comment on the line before it that says why (`scripts/blocks.py`). The commands of the first run and of the recipes
+run in `tests/cli/test_docs_runs.py`.
+>>>>>>> ccaddf9 (Tests and pictures that the last commit took away by mistake are back)
 """
 
 from __future__ import annotations

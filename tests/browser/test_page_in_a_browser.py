@@ -50,14 +50,14 @@ def test_filters_narrow_what_is_listed(seen: Seen, report: Path) -> None:
     cells = (
         "return [...document.querySelectorAll('#rollouts tbody tr')].map((r) => r.children[arguments[0]].textContent)"
     )
-    assert set(seen.js(cells, 3)) == {"wrong"}
+    assert set(seen.js(cells, 4)) == {"wrong"}
     seen.choose("step", "8")
-    assert set(seen.js(cells, 1)) == {"8"}
+    assert set(seen.js(cells, 2)) == {"8"}
     seen.choose("verdict", "")
     seen.choose("run", "0")
-    assert len(set(seen.js(cells, 0))) == 1
+    assert len(set(seen.js(cells, 1))) == 1
     seen.choose("low", "0.5")
-    assert seen.js(cells, 4) and all(float(score) >= 0.5 for score in seen.js(cells, 4))
+    assert seen.js(cells, 5) and all(float(score) >= 0.5 for score in seen.js(cells, 5))
     seen.choose("low", "99")
     assert seen.text("#rollouts caption").startswith("0 of ")
     assert seen.complaints() == []
@@ -91,7 +91,7 @@ def test_two_samples_stand_side_by_side_with_their_differences(seen: Seen, repor
     seen.js("document.querySelectorAll('[aria-label^=\"show on the right\"]')[0].click()")
     assert seen.count(".differs") == 0, "a sample does not differ from itself"
     seen.js("document.querySelector('.sample button').click()")
-    prompts = "return [...document.querySelectorAll('#rollouts tbody tr')].map((r) => r.children[2].textContent)"
+    prompts = "return [...document.querySelectorAll('#rollouts tbody tr')].map((r) => r.children[3].textContent)"
     assert len(set(seen.js(prompts))) == 1
 
 

@@ -143,3 +143,14 @@ def test_scores_inside_bands_are_drawn_and_plain_rewards_are_not() -> None:
     assert any("inside their bands" in title for title in titles(shown))
     plain = panel([recording(tables={1: table(row(score=1.0), row(score=0.0, success=False))})], "groups")
     assert not any("inside their bands" in title for title in titles(plain))
+
+
+def test_without_evaluations_the_training_groups_are_shown() -> None:
+    rows = [row(group=0), row(group=0, success=False), row(group=1, success=False), row(group=1, success=False)]
+    found = panel([recording(tables={1: table(*rows), 2: table(*rows[:2])})], "passk")
+    drawn = {(r["part"], r["x"]): r["y"] for r in values(found["charts"][0])}
+    assert drawn == {
+        ("all responses", 1.0): 0.25, ("at least one of a group", 1.0): 0.5,
+        ("all responses", 2.0): 0.5, ("at least one of a group", 2.0): 1.0,
+    }  # fmt: skip
+    assert "evaluate.every" in found["missing"][0]

@@ -82,4 +82,4 @@ def test_without_evaluations_the_training_score_is_told_as_such() -> None:
 
 
 def test_a_run_without_steps_has_a_verdict_too() -> None:
-    assert verdict("g", [recording()]).paragraph().endswith("No sign of a collapse.")
+    assert verdict("g", [recording()]).paragraph().endswith("in what was recorded, which has no entropy.")

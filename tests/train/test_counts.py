@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rekindle.api import train
+from rekindle.cli.main import main
 from rekindle.errors import InputError
+from rekindle.report.page.build import document
+from rekindle.report.recording import read_run
 from rekindle.train.counts import read_counts
 from rekindle.train.estimators import pass_at_k
 from rekindle.train.events import read_events
@@ -60,3 +64,43 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, wrong: dict[str
 
 def test_a_folder_without_evaluations_has_none(tmp_path: Path) -> None:
     assert read_counts(tmp_path / "none") == []
+
+
+def measured(run: Path, model: object, *more: str) -> int:
+    words = [
+        "eval",
+        str(model),
+        "--task",
+        "digit_sum",
+        "--prompts",
+        "3",
+        "-n",
+        "4",
+        "-k",
+        "1",
+        "--keep",
+        str(run),
+        *more,
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    return int(str(end.value.code or 0))
+
+
+def test_an_evaluation_by_hand_joins_the_report_of_its_run(run: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    assert measured(own, own, "--split", "ood") == 0 and measured(own, "embedded", "--split", "ood") == 0
+    found = [(c.step, len(c.right), c.samples) for c in read_counts(own / "evaluations") if c.split == "ood"]
+    assert found == [(0, 3, 4), (2, 3, 4)]
+    panels = {panel["id"]: panel for panel in document([read_run(own)])["panels"]}
+    assert "pass@k, out of distribution" in [chart["title"] for chart in panels["passk"]["charts"]]
+    assert not panels["passk"]["missing"]
+
+
+def test_an_evaluation_of_other_prompts_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured(run, "embedded", "--task", "reduce") == 2
+    assert "is of other prompts: measure the model with --task digit_sum" in " ".join(capsys.readouterr().err.split())
+    assert measured(tmp_path, "embedded") == 2
+    assert "is no run folder" in capsys.readouterr().err
