@@ -55,11 +55,13 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a model at temperature 1 and top-p 1: pass@k, maj@k, entropy, distinct derivations."""
-    from rekindle.train.counts import shelf_of, write_counts
+    from rekindle.train.counts import prompts_of, shelf_of, write_counts
     from rekindle.train.measure import load_source
     from rekindle.train.refusals import evaluated_split
 
     ks = checked_ks(k, n)
+    if keep is not None and task is None and data is None:
+        task, data = prompts_of(Path(keep).expanduser())
     kept = None if keep is None else shelf_of(Path(keep).expanduser(), model, task, data)
     found = measure(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,11 @@ from rekindle.train.credits import BOUNDS
 from rekindle.train.events import read_events
 
 
+def unchanging(step: int) -> str:
+    """The version of a step's table that nothing adds to."""
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording:
     """A run, whoever trained it.
@@ -27,7 +33,7 @@ class Recording:
     rollouts of a step, a row a response, with the columns of a run folder (what was not recorded is left out) and,
     where tokens are known, `token_text`. kept: the steps that have a table. counts: of evaluations; step 0 is the base.
     method: what runs of several seeds share. seed: None where unknown. options: flat, {} where unknown. stamp: changes
-    whenever the folder has more to show.
+    whenever the folder has more to show; version: of a step's table.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Recording:
     table: Callable[[int], pa.Table]
     counts: Sequence[Counts] = ()
     stamp: str = ""
+    version: Callable[[int], str] = unchanging
 
     def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
         """The records of one kind that is no step."""
@@ -114,8 +121,13 @@ def read_run(folder: Path) -> Recording:
     options = saved_options(folder)
     start = next((r for r in records if r["kind"] == "start"), {})
     seed = options.get("seed")
-    rollouts = folder / "rollouts"
-    size = events.stat().st_size
+    steps = [r for r in records if r["kind"] == "step"]
+    # What lies behind the last step was left by a run that went back to a checkpoint, or is of a step that goes on.
+    last = max((int(r["step"]) for r in steps), default=0)
+    kept = (
+        int(path.stem[5:]) for path in sorted((folder / "rollouts").glob("step-*.parquet")) if STEP.match(path.stem)
+    )
+    counts = [c for c in read_counts(folder / "evaluations") if c.step <= last]
     return Recording(
         name=folder.resolve().name,
         origin="rekindle",
@@ -123,13 +135,33 @@ def read_run(folder: Path) -> Recording:
         folder=folder,
         seed=seed if isinstance(seed, int) else None,
         options=options,
-        steps=[r for r in records if r["kind"] == "step"],
+        steps=steps,
         other=[r for r in records if r["kind"] not in ("step", "weights")],
-        kept=[int(path.stem[5:]) for path in sorted(rollouts.glob("step-*.parquet"))],
+        kept=[step for step in kept if step <= last],
         table=Tables(folder),
-        counts=read_counts(folder / "evaluations"),
-        stamp=f"{size}",
+        counts=counts,
+        stamp=stamp_of(folder),
+        version=lambda step: version_of(folder, step),
     )
+
+
+STEP = re.compile(r"^step-\d+$")
+
+
+def stamp_of(folder: Path) -> str:
+    """What changes whenever the folder has more to show."""
+    events = (folder / "events.jsonl").stat()
+    others = [place.stat().st_mtime_ns for name in SHOWN if (place := folder / name).is_dir()]
+    return "/".join(map(str, (events.st_size, events.st_mtime_ns, *others)))
+
+
+SHOWN = ("rollouts", "credits", "evaluations")
+
+
+def version_of(folder: Path, step: int) -> str:
+    """What changes whenever a file of a step is written."""
+    files = (folder / name / f"step-{step:06d}.parquet" for name in SHOWN[:2])
+    return "/".join(str(file.stat().st_mtime_ns) if file.is_file() else "" for file in files)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.tokens.reading import object_of, text_of
@@ -15,7 +16,7 @@ from rekindle.train.evaluate import Evaluation
 from rekindle.train.events import read_events
 from rekindle.train.runfile import from_toml
 
-STEP = re.compile(r"^step-(\d+)$")
+STEP = re.compile(r"^step-(\d+)(?:-update-\d+)?$")
 """Name of a checkpoint."""
 
 
@@ -60,23 +61,35 @@ def counts_of(told: Mapping[str, object]) -> Counts:
     return Counts(told["step"], str(told["split"]), samples, right)
 
 
+def prompts_of(run: Path) -> tuple[str | None, str | None]:
+    """(task, data) of the run in a folder; InputError where it is no run folder."""
+    options = _options(run)
+    return options.get("task") if not options.get("data") else None, options.get("data")
+
+
 def shelf_of(run: Path, model: str, task: str | None, data: str | None) -> tuple[Path, int]:
     """(where the counts of `run` lie, the step that `model` stands for): its last one where it is the run's, else 0.
 
-    InputError where `run` is no run folder, has taken no step, or trained on other prompts.
+    InputError where `run` is no run folder, has taken no step, trained on other prompts, or began with another model.
     """
-    if not (run / "run.toml").is_file():
-        raise InputError(f"--keep '{run}' is no run folder (it has no run.toml): name the run whose report is meant")
-    options = from_toml(text_of(run / "run.toml", "restore it"), str(run / "run.toml")).options
-    own = (options.get("task"), options.get("data"))
-    if (task or (None if data else "reduce"), data) != own:
+    options, own = _options(run), prompts_of(run)
+    if (task, data) != own:
         named = f"--data {own[1]}" if own[1] else f"--task {own[0]}"
         raise InputError(f"the run in --keep {run} is of other prompts: measure the model with {named}")
     here = Path(model).expanduser().resolve()
     if here != run.resolve() and run.resolve() not in here.parents:
+        start = str(options.get("model"))
+        if model != start and here != Path(start).expanduser().resolve():
+            raise InputError(f"{model} is neither the run in --keep {run} nor its start model: name {run} or {start}")
         return run / "evaluations", 0
     steps = [record["step"] for record in read_events(run / "events.jsonl") if record["kind"] == "step"]
     if not steps:
         raise InputError(f"the run in --keep {run} has taken no step yet: let it run first")
     checkpoint = STEP.match(here.name)
     return run / "evaluations", int(checkpoint.group(1)) if checkpoint else int(steps[-1])
+
+
+def _options(run: Path) -> Mapping[str, Any]:
+    if not (run / "run.toml").is_file():
+        raise InputError(f"--keep '{run}' is no run folder (it has no run.toml): name the run whose report is meant")
+    return from_toml(text_of(run / "run.toml", "restore it"), str(run / "run.toml")).options

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BOUNDS = b"rekindle.clip"
 """Key of the file's metadata: the bounds of the ratio of a clipped objective, "LOW HIGH"."""
 DIGITS = 4
-"""Decimals that advantages of single tokens and ratios are rounded to: these are read, never computed on."""
+"""Decimals that advantages of single tokens and ratios are rounded to: enough for a page; no update reads them."""
 
 
 @dataclass
@@ -93,9 +93,11 @@ def write_credits(folder: Path, step: int, run: Run) -> Path | None:
 
 
 def _bounds(run: Run) -> tuple[float, float] | None:
-    """The bounds of the ratio that this step clipped by; None where its objective has none."""
+    """The bounds of each token's ratio that this step clipped by; None where its objective has none of that kind."""
     record = run.record
     if not isinstance(record, PolicyGradient) or not isinstance(record.objective, Clip):
+        return None
+    if record.objective.level != "token":
         return None
     low, high = record.objective.low, record.objective.high
     return (low, high) if isinstance(low, float | int) and isinstance(high, float | int) else None

@@ -13,6 +13,8 @@ import pytest
 
 from rekindle.report.page.live import serve
 from rekindle.report.recording import read_run
+from rekindle.train.counts import write_counts
+from rekindle.train.evaluate import Evaluation
 
 
 @pytest.fixture
@@ -61,3 +63,33 @@ def test_only_this_machine_and_these_two_paths_are_answered(served: tuple[int, P
     assert get(port, "/", Host="evil.example")[0] == 403
     assert get(port, "/../run.toml")[0] == 404 and get(port, "/events.jsonl")[0] == 404
     assert get(port, "/data.json", Host=f"localhost:{port}")[0] == 200
+
+
+def test_credits_that_come_later_and_evaluations_by_hand_are_news(served: tuple[int, Path]) -> None:
+    port, folder = served
+    late = folder / "credits" / "step-000004.parquet"
+    whole = late.read_bytes()
+    late.unlink()
+
+    def covariances() -> list[float]:
+        panels = {panel["id"]: panel for panel in json.loads(get(port, "/data.json")[2])["panels"]}
+        return [row["x"] for row in panels["covariance"]["charts"][0]["spec"]["data"]["values"]]
+
+    assert covariances() == [1, 2, 3]
+    late.write_bytes(whole)
+    assert covariances() == [1, 2, 3, 4]
+    write_counts(folder / "evaluations", 4, "ood", Evaluation({}, {}, 1, 4, {"a": 2}))
+    assert b"pass@k, out of distribution" in get(port, "/data.json")[2]
+
+
+def test_a_damaged_file_is_told_and_served_again_once_it_is_whole(served: tuple[int, Path]) -> None:
+    port, folder = served
+    get(port, "/data.json")
+    broken = folder / "evaluations" / "step-000002-heldout.json"
+    whole = broken.read_text()
+    broken.write_text(whole[:10])
+    (folder / "evaluations" / "step-000001-ood.json").write_text(whole)
+    status, _, body = get(port, "/data.json")
+    assert status == 503 and b"step-000002-heldout.json" in body
+    broken.write_text(whole)
+    assert get(port, "/data.json")[0] == 200

@@ -19,7 +19,7 @@ def evaluated(before: int, after: int, **parts: object) -> Recording:
 
 
 def test_a_gain_beyond_the_interval_is_an_improvement_and_a_loss_is_lost() -> None:
-    assert verdict("g", [evaluated(2, 5)]).better == ["held out pass@1 0.250 → 0.625 (+0.375 to +0.375)"]
+    assert verdict("g", [evaluated(2, 5)]).better[0] == "held out pass@1 0.250 → 0.625 (+0.375 to +0.375)"
     assert "held out pass@1 0.625 → 0.250" in verdict("g", [evaluated(5, 2)]).worse[0]
     same = verdict("g", [evaluated(4, 4)])
     assert not same.better and not same.worse and len(same.same) == 2
@@ -32,16 +32,53 @@ def test_the_interval_is_of_differences_prompt_by_prompt() -> None:
     pairs = [(counts(0, **before), counts(9, **{p: c + 1 for p, c in before.items()}))]
     was, now, (low, high) = paired(pairs, 1)
     assert now - was == pytest.approx(1 / 8) and low == pytest.approx(1 / 8) and high == pytest.approx(1 / 8)
+    # Half the prompts up by one, half down by one: no change, and an interval around it.
+    mixed = {p: max(0, c + (1 if i % 2 else -1)) for i, (p, c) in enumerate(before.items())}
+    _, _, (low, high) = paired([(counts(0, **before), counts(9, **mixed))], 1)
+    assert low < 0 < high
+
+
+def test_runs_that_disagree_widen_the_interval() -> None:
+    base = counts(0, **dict.fromkeys(PROMPTS, 4))
+    pairs = [(base, counts(9, **dict.fromkeys(PROMPTS, c))) for c in (3, 5, 8)]
+    _, _, (low, high) = paired(pairs, 1)
+    assert low < 0 < high
+
+
+def test_few_prompts_or_steps_are_no_evidence() -> None:
+    one = recording(counts=[counts(0, samples=1, a=1), counts(3, samples=1, a=0)])
+    found = verdict("g", [one])
+    assert not found.worse and "too few to tell" in found.same[0]
+    short = recording(steps=steps(success=[0.3, 0.4, 0.5]))
+    assert "too few steps to tell" in verdict("g", [short]).same[0]
+
+
+def test_noise_in_training_is_seldom_called_a_change() -> None:
+    made = np.random.default_rng(0)
+    runs = [recording(steps=steps(success=made.normal(0.5, 0.05, 100).tolist())) for _ in range(200)]
+    called = [verdict("g", [run]) for run in runs]
+    assert sum(bool(v.better or v.worse) for v in called) / 200 < 0.09
+    rising = [recording(steps=steps(success=(0.4 + 0.002 * np.arange(100) + made.normal(0, 0.05, 100)).tolist()))]
+    assert verdict("g", rising).better
+
+
+def test_the_runs_own_watch_is_taken() -> None:
+    falling = {"entropy": [1.0] * 5 + [0.2] * 15, "score": [0.5] * 20}
+    plain = recording(steps=steps(**falling))
+    assert "entropy" in overseen(plain)[1]
+    lax = recording(steps=steps(**falling), options={"watch.entropy": 0.1, "watch.slope": 0.1, "method": "m"})
+    assert overseen(lax)[1] == {}
+    assert overseen(recording(steps=steps(**falling), options={"watch.every": 0})) == (None, {})
 
 
 def test_prompts_that_are_lost_beyond_chance_are_told_and_lucky_losses_are_not() -> None:
-    def lost(right: int) -> str:
+    def lost(right: int, gone: int) -> str:
         base = counts(0, **dict.fromkeys(PROMPTS, right))
-        now = counts(9, **{p: right if i >= 9 else 0 for i, p in enumerate(PROMPTS)})
+        now = counts(9, **{p: right if i >= gone else 0 for i, p in enumerate(PROMPTS)})
         return verdict("g", [recording(counts=[base, now])]).paragraph()
 
-    assert "9 prompts held out lost (chance alone:" in lost(6)
-    assert "prompts held out lost" not in lost(1)
+    assert "9 prompts held out lost (chance alone:" in lost(6, 9)
+    assert "prompts held out lost" not in lost(1, 15)
 
 
 def test_a_collapsing_run_of_any_trainer_is_seen_with_its_reasons_and_remedies() -> None:
@@ -82,4 +119,5 @@ def test_without_evaluations_the_training_score_is_told_as_such() -> None:
 
 
 def test_a_run_without_steps_has_a_verdict_too() -> None:
+    assert verdict("g", [recording()]).paragraph().startswith("Whether it improved was not measured.")
     assert verdict("g", [recording()]).paragraph().endswith("in what was recorded, which has no entropy.")

@@ -104,3 +104,15 @@ def test_an_evaluation_of_other_prompts_is_refused(
     assert "is of other prompts: measure the model with --task digit_sum" in " ".join(capsys.readouterr().err.split())
     assert measured(tmp_path, "embedded") == 2
     assert "is no run folder" in capsys.readouterr().err
+
+
+def test_only_the_run_and_its_start_model_can_be_kept_and_its_prompts_are_taken(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    other = Path(shutil.copytree(run / "final", tmp_path / "other"))
+    assert measured(own, other) == 2
+    assert "neither the run in --keep" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit) as end:
+        main(["eval", str(own), "--split", "ood", "--prompts", "2", "-n", "2", "-k", "1", "--keep", str(own)])
+    assert not end.value.code and (own / "evaluations" / "step-000002-ood.json").is_file()

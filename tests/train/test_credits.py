@@ -94,3 +94,9 @@ def test_rows_that_were_not_trained_on_have_no_advantage(tmp_path: Path, method:
     rows = [row for step in run.kept for row in run.table(step).to_pylist()]
     assert {row["trained"] for row in rows} >= {True}
     assert all((row["advantage"] is not None) == row["trained"] for row in rows)
+
+
+def test_a_clip_of_whole_responses_has_no_bounds_for_tokens(tmp_path: Path) -> None:
+    out = ran(tmp_path / "gspo", "gspo")
+    table = pq.read_table(out / "credits" / "step-000001.parquet")
+    assert "advantage" in table.column_names and BOUNDS not in (table.schema.metadata or {})

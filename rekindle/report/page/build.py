@@ -8,6 +8,7 @@ import html
 import importlib.resources
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 from rekindle.errors import InputError
 from rekindle.report.page.browser import shelf
 from rekindle.report.page.clipping import clipping_panel
+from rekindle.report.page.coverage import coverage_panel
 from rekindle.report.page.entropy import Looked, entropy_panel
 from rekindle.report.page.groups import groups_panel
 from rekindle.report.page.law import covariance_panel, law_panel
-from rekindle.report.page.panels import MOST_POINTS, Panel, groups_of
-from rekindle.report.page.passk import coverage_panel, pass_panel
+from rekindle.report.page.panels import MOST_POINTS, Panel, distinct, groups_of
+from rekindle.report.page.passk import pass_panel
 from rekindle.report.page.setup import options_panel, warnings_panel
 from rekindle.report.page.tokens import MOST_STEPS, Measured, measured
 from rekindle.report.page.truth import truth_panel
@@ -31,11 +33,12 @@ VEGA_LITE = "6.4"
 NEED = "the page needs the charting library of the extra [report]: pip install 'rekindle[report]'"
 
 
-Cache = dict[tuple[Path, int], Measured]
+Cache = dict[tuple[Path, int, str], Measured]
 
 
 def document(runs: Sequence[Recording], cache: Cache | None = None) -> dict[str, Any]:
     """All that the page shows, as JSON without NaN. cache: of steps that were looked at before, kept up to date."""
+    runs = distinct(runs)
     looked = {run: measured(run, {} if cache is None else cache) for run in runs}
     rollouts = shelf(runs)
     found = {
@@ -124,10 +127,9 @@ def page(found: Mapping[str, Any], live: bool = False) -> str:
         "live": ' data-live="data.json"' if live else "",
         "data": data,
     }
-    text = asset("page.html")
-    for name, part in parts.items():
-        text = text.replace("{{" + name + "}}", part, 1)
-    return text.replace("{{scripts}}", "".join(f'<script type="module">{code}</script>\n' for code in scripts), 1)
+    parts["scripts"] = "".join(f'<script type="module">{code}</script>\n' for code in scripts)
+    # In one pass: what a model wrote may look like a place of the page, too.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place.group(1)], asset("page.html"))
 
 
 def digest(code: str) -> str:

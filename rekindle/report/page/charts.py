@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rekindle.report.page.panels import MOST_POINTS, Chart, Point
+from rekindle.report.page.panels import MOST_POINTS, SEP, Chart, Point
 
 BASE = "base"
 """The start model's curve: grey, wherever it is."""
@@ -48,8 +48,8 @@ def lines(
 
 
 def named(row: Point) -> Point:
-    """A row with its group told apart as run and part ("RUN, PART")."""
-    run, _, part = str(row["group"]).rpartition(", ")
+    """A row with its group told apart as run and part (RUN · PART)."""
+    run, _, part = str(row["group"]).rpartition(SEP)
     return {**row, "run": run, "part": part} if run else {**row, "run": part, "part": ""}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rekindle.report.page.charts import lines
 from rekindle.report.page.entropy import Looked
-from rekindle.report.page.panels import Chart, Panel, Table, banded, groups_of, metric_curves
+from rekindle.report.page.panels import SEP, Chart, Panel, Table, banded, groups_of, metric_curves
 from rekindle.report.recording import Recording
 
 RECORD = (
@@ -50,7 +50,7 @@ def clipping_panel(runs: Sequence[Recording], looked: Looked) -> Panel:
 
 
 def _name(runs: Sequence[Recording], group: str, side: str) -> str:
-    return f"{group}, {side} side" if len(groups_of(runs)) > 1 else f"{side} side"
+    return f"{group}{SEP}{side} side" if len(groups_of(runs)) > 1 else f"{side} side"
 
 
 def _sides(runs: Sequence[Recording], looked: Looked, name: str) -> dict[str, list[list[tuple[float, float]]]]:

@@ -108,7 +108,7 @@ def binned(values: dict[str, list[float]], low: float, high: float, bins: int = 
     rows: list[Point] = []
     for group, own in values.items():
         share = np.histogram(own, edges)[0] / len(own)
-        rows += [{"x": f"{m:.2f}", "y": sig(s), "group": group} for m, s in zip(middle, share, strict=True)]
+        rows += [{"x": f"{m:.3g}", "y": sig(s), "group": group} for m, s in zip(middle, share, strict=True)]
     return rows
 
 

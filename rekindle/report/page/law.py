@@ -15,8 +15,8 @@ from rekindle.report.page.tokens import Measured
 from rekindle.report.recording import Recording
 
 RECORD_CREDITS = (
-    "The covariance needs each token's log-prob and its response's advantage: Rekindle keeps both; in TRL, attach "
-    "`rekindle.interop.trl.RekindleRecorder`."
+    "The covariance needs each token's log-prob and its response's advantage: Rekindle keeps both where a method "
+    "descends on an advantage (checkpoint.tokens=true); in TRL, attach `rekindle.interop.trl.RekindleRecorder`."
 )
 AHEAD = 0.5
 """Share of a run by which the forecast goes on."""

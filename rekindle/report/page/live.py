@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
+from rekindle.errors import InputError
 from rekindle.report.page.build import Cache, document, page
 from rekindle.report.recording import Recording
 
@@ -36,42 +38,50 @@ class Newest:
             return self._data, f'"{hashlib.sha256(self._data).hexdigest()[:16]}"'
 
 
+class Handler(BaseHTTPRequestHandler):
+    """`/` is the page, `/data.json` its document; nothing else is there."""
+
+    newest: ClassVar[Newest]
+
+    def do_GET(self) -> None:
+        """Answer, where this machine is asked by its own name."""
+        if self.headers.get("Host", "").partition(":")[0] not in NAMES:
+            self.send_error(HTTPStatus.FORBIDDEN, "this page is for this machine")
+            return
+        try:
+            self._serve()
+        except InputError as error:  # a file that is damaged now may be whole at the next look
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", str(error).encode(), None)
+
+    def _serve(self) -> None:
+        if self.path == "/data.json":
+            data, tag = self.newest.data()
+            fresh = self.headers.get("If-None-Match") != tag
+            self._answer(HTTPStatus.OK if fresh else HTTPStatus.NOT_MODIFIED, "application/json", data, tag)
+        elif self.path == "/":
+            data, _ = self.newest.data()
+            text = page(json.loads(data), live=True).encode()
+            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", text, None)
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _answer(self, status: HTTPStatus, kind: str, body: bytes, tag: str | None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        body = b"" if status == HTTPStatus.NOT_MODIFIED else body
+        more = {"ETag": tag} if tag is not None else {}
+        for name, value in {**HEADERS, **more, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: every look of the page would be a line."""
+
+
 def serve(read: Callable[[], Sequence[Recording]], port: int) -> ThreadingHTTPServer:
     """A server of the page on the loopback address; port 0 takes a free one. The caller lets it serve and closes it.
 
     OSError where the port is taken.
     """
-    newest = Newest(read)
-
-    class Handler(BaseHTTPRequestHandler):
-        """`/` is the page, `/data.json` its document."""
-
-        def do_GET(self) -> None:
-            """Answer; nothing but these two is there."""
-            if self.headers.get("Host", "").partition(":")[0] not in NAMES:
-                self.send_error(HTTPStatus.FORBIDDEN, "this page is for this machine")
-            elif self.path == "/data.json":
-                data, tag = newest.data()
-                fresh = self.headers.get("If-None-Match") != tag
-                self._answer(HTTPStatus.OK if fresh else HTTPStatus.NOT_MODIFIED, "application/json", data, tag)
-            elif self.path == "/":
-                data, _ = newest.data()
-                text = page(json.loads(data), live=True).encode()
-                self._answer(HTTPStatus.OK, "text/html; charset=utf-8", text, None)
-            else:
-                self.send_error(HTTPStatus.NOT_FOUND)
-
-        def _answer(self, status: HTTPStatus, kind: str, body: bytes, tag: str | None) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            body = body if status == HTTPStatus.OK else b""
-            more = {"ETag": tag} if tag is not None else {}
-            for name, value in {**HEADERS, **more, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing: every look of the page would be a line."""
-
-    return ThreadingHTTPServer((HOST, port), Handler)
+    return ThreadingHTTPServer((HOST, port), type("Handler", (Handler,), {"newest": Newest(read)}))

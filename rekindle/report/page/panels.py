@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from rekindle.report.recording import Recording
 
 MOST_POINTS = 160
 """Points a curve has at most: longer runs are averaged over equal stretches, and the chart says so."""
+SEP = " · "
+"""Between a run and a part of it, in the name of a curve."""
 Point = dict[str, Any]
 
 
@@ -48,6 +50,24 @@ class Panel:
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+
+def distinct(runs: Sequence[Recording]) -> list[Recording]:
+    """The runs under names of their own: those of one name have the folders above them put before it."""
+    names = [run.name for run in runs]
+    depth = 1
+    while len(set(names)) < len(names) and depth < max(len(run.folder.resolve().parts) for run in runs):
+        depth += 1
+        twice = {name for name in names if names.count(name) > 1}
+        longer = ["/".join(run.folder.resolve().parts[-depth:]) for run in runs]
+        names = [more if name in twice else name for name, more in zip(names, longer, strict=True)]
+    pairs = zip(runs, names, strict=True)
+    return [run if run.name == name else replace(run, name=name, method=renamed(run, name)) for run, name in pairs]
+
+
+def renamed(run: Recording, name: str) -> str:
+    """The method of a run under a new name; a run whose method is not known is its own."""
+    return name if run.method == run.name else run.method
 
 
 def groups_of(runs: Sequence[Recording]) -> dict[str, list[Recording]]:

@@ -1,25 +1,22 @@
-"""pass@k of evaluations with bootstrap intervals, base against now; and coverage: what was gained and what was lost."""
+"""pass@k of evaluations with bootstrap intervals, base against now."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from rekindle.report.page.charts import BASE, lines
-from rekindle.report.page.panels import Chart, Panel, Point, Table, banded, groups_of, sig
+from rekindle.report.page.panels import SEP, Chart, Panel, Point, banded, groups_of, sig
 from rekindle.report.page.tokens import spread_steps
 from rekindle.report.recording import Recording
 from rekindle.train.counts import Counts
 from rekindle.train.estimators import pass_at_k
 
 DRAWS, SEED, LEVEL = 1000, 0, 0.95
-CHANCE = 0.05
-"""Losses are told as such where chance alone gives as many with less than this probability."""
-SHOWN = 12
 NAMES = {"heldout": "held out", "ood": "out of distribution", "train": "training prompts"}
 RECORD = (
     "No evaluation with counts a prompt is here: `rekindle train ... --set evaluate.every=10` keeps them, as does "
@@ -32,12 +29,13 @@ RECORD_OOD = (
 
 
 def split_counts(run: Recording, split: str) -> tuple[Counts | None, Counts | None]:
-    """(the base's counts, the newest counts) of a split, on the same prompts."""
+    """(the base's counts, the newest counts) of a split; the base's only where it shares prompts with the newest."""
     own = sorted((c for c in run.counts if c.split == split), key=lambda c: c.step)
     now = next((c for c in reversed(own) if c.step > 0), None)
     base = [c for c in own if c.step == 0]
     if now is not None:  # a comparison measures more prompts than the run itself does
         base = sorted(base, key=lambda c: len(c.right.keys() & now.right.keys()))
+        base = [c for c in base if c.right.keys() & now.right.keys()]
     return (base[-1] if base else None), now
 
 
@@ -81,13 +79,16 @@ def curve_rows(group: str, counts: Sequence[Counts]) -> list[Point]:
 def pass_panel(runs: Sequence[Recording]) -> Panel:
     """pass@k by k and by step."""
     charts: list[Chart] = []
+    apart: list[str] = []
     splits = [s for s in NAMES if any(c.split == s for run in runs for c in run.counts)]
     for split in splits:
         rows = split_rows(runs, split)
         if rows:
             charts.append(_by_k(split, rows))
+        elif any(split_counts(run, split)[1] is not None for run in runs):
+            apart.append(f"The runs share no prompt {NAMES[split]}: they cannot be compared there.")
     charts += _by_step(runs) or _in_training(runs)
-    missing = [] if splits else [RECORD]
+    missing = apart if splits else [RECORD]
     missing += [RECORD_OOD] if splits and "ood" not in splits else []
     lead = (
         "How many prompts are solved by at least one of k samples. pass@1 is what the model does at once; pass@k at "
@@ -98,14 +99,21 @@ def pass_panel(runs: Sequence[Recording]) -> Panel:
 
 
 def split_rows(runs: Sequence[Recording], split: str) -> list[Point]:
-    """The base's curve, then that of every group of runs."""
+    """The base's curve, then that of every group of runs, on the prompts that all were measured on."""
     pairs = {run: split_counts(run, split) for run in runs}
+    there = [c for pair in pairs.values() for c in pair if c is not None]
+    common = set.intersection(*(set(c.right) for c in there)) if there else set[str]()
     bases = [base for base, _ in pairs.values() if base is not None]
-    rows = curve_rows(BASE, bases[:1]) if bases else []
+    rows = curve_rows(BASE, [only(bases[0], common)]) if bases else []
     for group, own in groups_of(runs).items():
-        now = [c for run in own if (c := pairs[run][1]) is not None]
+        now = [only(c, common) for run in own if (c := pairs[run][1]) is not None]
         rows += curve_rows(group, now) if now else []
     return rows
+
+
+def only(counts: Counts, prompts: set[str]) -> Counts:
+    """The counts of some prompts."""
+    return replace(counts, right={p: c for p, c in counts.right.items() if p in prompts})
 
 
 def _by_k(split: str, rows: Sequence[Point]) -> Chart:
@@ -125,7 +133,7 @@ def _by_step(runs: Sequence[Recording]) -> list[Chart]:
         curves = {g: [evaluated(run, name) for run in own] for g, own in groups_of(runs).items()}
         rows = banded({g: [c for c in own if len(c) > 1] for g, own in curves.items() if any(len(c) > 1 for c in own)})
         if rows and name in (min(names, key=lambda n: int(n[5:])), max(names, key=lambda n: int(n[5:]))):
-            found.append(lines(f"{name} over the steps, held out", rows, y=name))
+            found.append(lines(f"{name} of the run's evaluations", rows, y=name))
     return found
 
 
@@ -137,7 +145,7 @@ def _in_training(runs: Sequence[Recording]) -> list[Chart]:
         for i, told in ((1, "all responses"), (2, "at least one of a group")):
             kept = [[(row[0], row[i]) for row in rows] for rows in found if rows]
             if kept:
-                curves[f"{group}, {told}"] = kept
+                curves[f"{group}{SEP}{told}"] = kept
     title = "Right in training, by the run's own label"
     return [lines(title, banded(curves), y="share", scale={"zero": True})] if curves else []
 
@@ -158,89 +166,3 @@ def evaluated(run: Recording, name: str) -> list[tuple[float, float]]:
     """A metric of the held-out evaluations, the base's as of step 0."""
     base = [(0.0, float(b[f"heldout/{name}"])) for b in run.of_kind("baseline") if f"heldout/{name}" in b]
     return base + [(float(e["step"]), float(e[name])) for e in run.of_kind("eval") if name in e]
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Prompts by what became of them, and how many of each would be there by chance if nothing had changed."""
-
-    gained: list[str]
-    lost: list[str]
-    kept: list[str]
-    never: list[str]
-    chance_gained: float
-    chance_lost: float
-
-
-def changes(base: Counts, now: Counts) -> Changes:
-    """Of the prompts that were measured both times."""
-    both = [p for p in now.right if p in base.right]
-    here, there = ([c.right[p] for p in both] for c in (base, now))
-    return Changes(
-        gained=[p for p, b, n in zip(both, here, there, strict=True) if not b and n],
-        lost=[p for p, b, n in zip(both, here, there, strict=True) if b and not n],
-        kept=[p for p, b, n in zip(both, here, there, strict=True) if b and n],
-        never=[p for p, b, n in zip(both, here, there, strict=True) if not b and not n],
-        chance_gained=sum(missed(n, now.samples, base.samples) for n in there if n),
-        chance_lost=sum(missed(b, base.samples, now.samples) for b in here if b),
-    )
-
-
-def missed(right: int, samples: int, again: int) -> float:
-    """How likely `again` new samples all miss a prompt that had `right` of `samples`: beta-binomial, flat prior.
-
-    >>> round(missed(1, 32, 32), 3)
-    0.246
-    """
-    wrong, known = samples - right + 1, samples + 2
-    return math.exp(math.lgamma(wrong + again) - math.lgamma(wrong) + math.lgamma(known) - math.lgamma(known + again))
-
-
-def beyond(count: int, chance: float) -> bool:
-    """Whether so many are more than chance gives (Poisson, one-sided, CHANCE)."""
-    below = sum(math.exp(i * math.log(max(chance, 1e-12)) - chance - math.lgamma(i + 1)) for i in range(count))
-    return count > 0 and 1 - below < CHANCE
-
-
-def coverage_panel(runs: Sequence[Recording]) -> Panel:
-    """Which prompts training solved that the base could not, and which it lost."""
-    tables, missing = [], []
-    for split in NAMES:
-        pairs = {run: split_counts(run, split) for run in runs}
-        rows = [_row(run, base, now) for run, (base, now) in pairs.items() if base is not None and now is not None]
-        if rows:
-            head = ("run", "prompts", "solved by both", "gained", "by chance", "lost", "by chance", "by neither")
-            tables.append(Table(title=f"Prompts, {NAMES[split]}", head=head, rows=rows))
-            tables += _named(split, {run.name: changes(b, n) for run, (b, n) in pairs.items() if b and n})
-    if not tables:
-        missing.append("Coverage needs an evaluation of the start model and one of the run: " + RECORD)
-    lead = (
-        "Solved: right in at least one sample. Lost: the base solved it, and now no sample does. By chance: how many "
-        "would be gained or lost if nothing had changed, for a prompt that is seldom right is missed now and then."
-    )
-    return Panel(id="coverage", title="What was gained, what was lost", lead=lead, tables=tables, missing=missing)
-
-
-def _row(run: Recording, base: Counts, now: Counts) -> list[str | int]:
-    found = changes(base, now)
-    kept, gained, lost, never = (len(p) for p in (found.kept, found.gained, found.lost, found.never))
-    chance = [f"{value:.1f}" for value in (found.chance_gained, found.chance_lost)]
-    return [run.name, kept + gained + lost + never, kept, gained, chance[0], lost, chance[1], never]
-
-
-def _named(split: str, found: Mapping[str, Changes]) -> list[Table]:
-    """Which prompts these are, those of most runs first."""
-    tables = []
-    for what in ("lost", "gained"):
-        tally: dict[str, list[str]] = {}
-        for run, own in found.items():
-            for prompt in vars(own)[what]:
-                tally.setdefault(prompt, []).append(run)
-        order = sorted(tally, key=lambda p: (-len(tally[p]), p))
-        rows = [[prompt, ", ".join(tally[prompt])] for prompt in order[:SHOWN]]
-        more = f" ({SHOWN} of {len(order)})" if len(order) > SHOWN else ""
-        if rows:
-            tables.append(
-                Table(title=f"{what.capitalize()}, {NAMES[split]}{more}", head=("prompt", what + " by"), rows=rows)
-            )
-    return tables

@@ -61,6 +61,8 @@ def flat(table: pa.Table, name: str, sizes: np.ndarray) -> np.ndarray | None:
     if name not in table.column_names:
         return None
     column = table.column(name).combine_chunks()
+    if pa.types.is_null(column.type):
+        return None
     own = np.asarray(column.value_lengths().fill_null(0))
     values = np.asarray(column.drop_null().flatten().cast(pa.float64()).fill_null(np.nan))
     if (own == sizes).all():
@@ -117,13 +119,14 @@ def spread_steps(steps: Sequence[int], most: int = MOST_STEPS) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def measured(run: Recording, cache: dict[tuple[Path, int], Measured]) -> list[Measured]:
+def measured(run: Recording, cache: dict[tuple[Path, int, str], Measured]) -> list[Measured]:
     """The kept steps of a run, at most MOST_STEPS of them; steps in the cache are not read again."""
     found = []
     for step in spread_steps(run.kept):
-        if (run.folder, step) not in cache:
-            cache[run.folder, step] = measure(step, run.table(step))
-        found.append(cache[run.folder, step])
+        key = (run.folder, step, run.version(step))
+        if key not in cache:
+            cache[key] = measure(step, run.table(step))
+        found.append(cache[key])
     return found
 
 

@@ -29,7 +29,11 @@ await drawAll(true);
 
 // A server that is gone is no error of the page: it says so and asks again.
 const live = document.body.dataset.live, news = document.getElementById("news");
-let tag = null;
+let tag = null, wait = 2000;
+// Only what is new is written: a screen reader says every change.
+function tell(text) {
+  if (news.textContent !== text) news.textContent = text;
+}
 async function ask() {
   try {
     const answer = await fetch(live, { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
@@ -38,12 +42,13 @@ async function ask() {
       state.doc = await answer.json();
       await drawAll(false);
     }
+    if (answer.status === 503) throw new Error(await answer.text());
     const over = state.doc.runs.every((run) => run.done);
-    news.textContent = over ? "The run is finished." : "Live: step " + Math.max(...state.doc.runs.map((run) => run.step)) + ".";
-    if (over) return;
+    tell(over ? "The run is finished." : "Live: step " + Math.max(...state.doc.runs.map((run) => run.step)) + ".");
+    wait = over ? 10000 : 2000;
   } catch (error) {
-    news.textContent = "rekindle watch does not answer: what is shown is what was last heard.";
+    tell(error instanceof TypeError ? "rekindle watch does not answer: what is shown is what was last heard." : error.message);
   }
-  setTimeout(ask, 2000);
+  setTimeout(ask, wait);
 }
 if (live) ask();
