@@ -55,6 +55,32 @@ def test_the_overrides_are_taken(compose: Any, name: str) -> None:
         assert (list(found) if isinstance(value, list) else found) == value, path
 
 
+@pytest.mark.parametrize(("precision", "shown"), [("full", "float32"), ("bf16", "bfloat16")])
+def test_the_engine_computes_in_our_precision(compose: Any, precision: str, shown: str) -> None:
+    from types import SimpleNamespace
+
+    import torch
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+
+    made = compose(overrides(explain(resolved("ppo_clip", f"precision={precision}"), "verl").flags))
+    reference = compose(overrides(explain(resolved("ttrl", f"precision={precision}"), "verl").flags))
+    engines = [(made, "actor_rollout_ref.actor.fsdp_config"), (made, "critic.fsdp")]
+    for config, path in (*engines, (reference, "actor_rollout_ref.ref.fsdp_config")):
+        engine = SimpleNamespace(engine_config=omega_conf_to_dataclass(at(config, path)))
+        with pytest.raises(AttributeError, match="model_config"):  # the dtype is set by then; the rest wants a GPU
+            FSDPEngine._build_fsdp_module(engine, torch.nn.Linear(1, 1))
+        assert engine._autocast_dtype is vars(torch)[shown], path
+
+
+def test_an_engine_does_not_read_dtype(compose: Any) -> None:
+    from verl.utils.config import omega_conf_to_dataclass
+
+    made = compose(["actor_rollout_ref.actor.fsdp_config.dtype=float32"])
+    engine = omega_conf_to_dataclass(at(made, "actor_rollout_ref.actor.fsdp_config"))
+    assert engine.mixed_precision is None, "which is bf16"
+
+
 def test_the_printed_command_is_taken(compose: Any) -> None:
     printed = text(explain(resolved("dapo"), "verl")).partition("main_ppo \\\n")[2].partition("\n\n")[0]
     made = compose(shlex.split(printed.replace("\\\n", " ")))

@@ -13,7 +13,8 @@ from rekindle.train.settings import written_draws
 class Cut:
     """A step's rows: `prompts` x `group`, in `minibatches` of `rows` each, which take `pieces` of `micro` rows.
 
-    even: whether all minibatches have as many rows; where not, `rows` are those of most.
+    even: whether all minibatches have as many rows; where not, `rows` are those of most. ranks: processes that share
+    a minibatch; shared: whether they can, in equal numbers of rows. Where not, the cut is that of one process.
     """
 
     prompts: int
@@ -22,23 +23,32 @@ class Cut:
     rows: int
     micro: int
     even: bool
+    ranks: int
+    shared: bool
 
     @property
     def pieces(self) -> int:
-        """Forward passes a minibatch."""
+        """Forward passes a minibatch, of all processes together."""
         return self.rows // self.micro
+
+    @property
+    def accumulated(self) -> int:
+        """Forward passes a minibatch of each process."""
+        return self.pieces // self.ranks if self.shared else self.pieces
 
 
 def cut(descent: Descent, place: Place) -> Cut:
-    """The cut of the run that `place` is in; `micro` is the largest divisor of `rows` up to the micro-batch."""
+    """The cut of the run that `place` is in; `micro`: the largest divisor of a process's rows up to the micro-batch."""
     rollout = place.config.rollout
     units = rollout.prompts * (rollout.group if descent.cut_groups else 1)
     minibatches = min(descent.minibatches, units)
     rows = rollout.prompts * rollout.group // minibatches
     if not descent.cut_groups:
         rows = max(rollout.prompts // minibatches, 1) * rollout.group
-    micro = next(n for n in range(min(descent.micro_batch, rows), 0, -1) if rows % n == 0)
-    return Cut(rollout.prompts, rollout.group, minibatches, rows, micro, units % minibatches == 0)
+    ranks, shared = place.config.ranks, rows % place.config.ranks == 0
+    each = rows // ranks if shared else rows
+    micro = next(n for n in range(min(descent.micro_batch, each), 0, -1) if each % n == 0)
+    return Cut(rollout.prompts, rollout.group, minibatches, rows, micro, units % minibatches == 0, ranks, shared)
 
 
 def sampled(place: Place) -> bool:

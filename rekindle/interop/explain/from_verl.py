@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from rekindle.core.advantages import BatchWhitened, GroupNormalized, LeaveOneOut, Score
@@ -90,10 +91,22 @@ def _mean(given: Given) -> Any:
         return mean
     if level not in ("token", "sequence"):
         raise given.wrong(f"{correction}.rollout_is", "token or sequence")
-    least, _, most = str(cap).rpartition("_")
-    if least and float(least) > 1e-6:
-        given.refused(f"{correction}.rollout_is_threshold", "the band has no lower end here")
-    return SamplerWeighted(inner=mean, level=level, cap=float(most), mask=bool(least))
+    name = f"{correction}.rollout_is_threshold"
+    band = _band(given, name, cap)
+    if len(band) == 2 and band[0] > 1e-6:
+        given.refused(name, "the band has no lower end here")
+    return SamplerWeighted(inner=mean, level=level, cap=band[-1], mask=len(band) == 2)
+
+
+def _band(given: Given, name: str, cap: Any) -> list[float]:
+    """A cap, or the two ends of a band, LOW_HIGH."""
+    try:
+        band = [float(end) for end in str(cap).split("_")]
+    except ValueError:
+        band = []
+    if len(band) not in (1, 2) or not all(isfinite(end) for end in band) or band[-1] <= 0:
+        raise given.wrong(name, "a number above 0, or two with _ between")
+    return band
 
 
 def _credited(base: PolicyGradient, given: Given) -> PolicyGradient:
@@ -198,8 +211,8 @@ def _descent(given: Given, descent: Any) -> Any:
         said.setdefault("grad_clip", float(given.number(f"{ACTOR}.grad_clip")))
     if said.get("grad_clip", 0.0) >= UNCLIPPED:
         said["grad_clip"] = 0.0
-    betas = given.take(f"{OPTIM}.betas")
-    said |= {} if betas is None else {"beta1": float(betas[0]), "beta2": float(betas[1])}
+    betas = given.reals(f"{OPTIM}.betas", 2)
+    said |= {"beta1": betas[0], "beta2": betas[1]} if betas else {}
     said |= {"head_lr": float(given.number("critic.optim.lr"))} if given.has("critic.optim.lr") else {}
     micro = given.whole(f"{ACTOR}.ppo_micro_batch_size_per_gpu")
     said |= {"micro_batch": micro} if micro else {}

@@ -46,12 +46,32 @@ class Given:
             return real
         raise self.wrong(name, "a finite number")
 
-    def whole(self, name: str, default: Any = None) -> Any:
-        """A whole number from 1 up."""
+    def whole(self, name: str, default: Any = None, *, least: int = 1) -> Any:
+        """A whole number from `least` up."""
         value = self.number(name, default)
-        if value is default or (value == int(value) and value >= 1):
+        if value is default or (value == int(value) and value >= least):
             return value if value is default else int(value)
-        raise self.wrong(name, "a whole number from 1 up")
+        raise self.wrong(name, f"a whole number from {least} up")
+
+    def above(self, name: str, most: float = math.inf) -> float | None:
+        """A number above 0, up to `most`; None where the file says none."""
+        value = self.number(name)
+        if value is None or 0 < value <= most:
+            return None if value is None else float(value)
+        raise self.wrong(name, "a number above 0" + (f", up to {most:g}" if math.isfinite(most) else ""))
+
+    def reals(self, name: str, count: int | None = None) -> list[float] | None:
+        """A list of finite numbers, of `count` where it is given; None where the file says none."""
+        said = self.take(name)
+        if said is None:
+            return None
+        try:
+            found = [float(value) for value in said] if isinstance(said, list) else []
+        except (TypeError, ValueError):
+            found = []
+        if not found or count not in (None, len(found)) or not all(map(math.isfinite, found)):
+            raise self.wrong(name, f"a list of {count or 'finite'} numbers")
+        return found
 
     def truth(self, name: str, default: bool = False) -> bool:
         """True or false."""
@@ -85,6 +105,7 @@ class Given:
 
     def refused(self, name: str, why: str) -> None:
         """Note that what the file says of `name` was not understood, and why."""
+        self.used.add(name)
         line = f", line {self.lines[name]}" if name in self.lines else ""
         self.unread.append(f"{name}={_shown(self.values.get(name))}{line}: {why}")
 
@@ -106,16 +127,16 @@ def read(path: str) -> Given:
     JSON and YAML by their endings; anything else is a script or a list of `a.b=c`.
     """
     text = text_of(Path(path), "give a configuration", f"the configuration '{path}'")
-    ending = Path(path).suffix.lower()
+    ending, unread = Path(path).suffix.lower(), []
     if ending == ".json":
         values, lines = _json(text, path), {}
     elif ending in (".yaml", ".yml"):
         values, lines = _yaml(text, path)
     else:
-        values, lines = _overrides(text, path)
+        values, lines, unread = _overrides(text, path)
     if not values:
         raise InputError(f"{path} says nothing: give a YAML or JSON file, or a script with a.b=c in it")
-    return Given(file=path, values=values, lines=lines)
+    return Given(file=path, values=values, lines=lines, unread=unread)
 
 
 def _json(text: str, path: str) -> dict[str, Any]:
@@ -167,10 +188,11 @@ def _marks(node: Any, path: str, prefix: str = "") -> Iterator[tuple[str, int]]:
         yield from _marks(value, path, f"{name}.")
 
 
-def _overrides(text: str, path: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The words `a.b=c` of a script; others, and what begins with a dash, are passed over."""
+def _overrides(text: str, path: str) -> tuple[dict[str, Any], dict[str, int], list[str]]:
+    """The words `a.b=c` of a script, and notes of those whose value only the shell knows; others are passed over."""
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
+    shells: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
             words = shlex.split(line.rstrip().removesuffix("\\"), comments=True)
@@ -180,10 +202,12 @@ def _overrides(text: str, path: str) -> tuple[dict[str, Any], dict[str, int]]:
             name, equals, value = word.lstrip("+").partition("=")
             if not equals or "." not in name or not name.replace(".", "").replace("_", "").isalnum():
                 continue
+            values.pop(name, None)  # the last word counts
             if "$" in value:
-                raise InputError(f"{path}, line {number}: {name} is a variable of the shell: write its value")
+                shells.append(f"{name}={_shown(value)}, line {number}: a variable of the shell: write its value")
+                continue
             values[name], lines[name] = _word(value, path, number), number
-    return values, lines
+    return values, lines, shells
 
 
 def _word(value: str, path: str, number: int) -> Any:

@@ -19,7 +19,10 @@ def text(answer: Answer) -> str:
     version = next(name for name in rivals() if name.lower().startswith(answer.rival))
     lines = [f"{answer.method} in the words of {version}", "", f"# {FLAGS}", ""]
     lines += _trl(answer) if answer.rival == "trl" else _verl(answer)
-    lines += ["", *(f"# without a flag: {item.path}: {item.said.same}" for item in answer.items if item.said.same)]
+    lines += [
+        "",
+        *(f"# without a flag: {item.path or 'the run'}: {item.said.same}" for item in answer.items if item.said.same),
+    ]
     lines += ["", f"# {LACKS}", "", *(list(_lacks(answer)) or ["nothing: the flags say all of the record"])]
     lines += ["", f"# {DIFFERS}", "", *(list(_differs(answer)) or ["nothing that is known"])]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from rekindle.core.aggregate import FixedLength, SamplerWeighted, SequenceMean, 
 from rekindle.core.objectives import Clip
 from rekindle.core.schedules import Schedule
 from rekindle.core.terms import EntropyBonus, KLToReference
+from rekindle.interop.explain.batches import cut
 from rekindle.interop.explain.said import Place, Said, Table, fixed, flags, lacks, schedules
 from rekindle.methods.cispo import CappedWeight
 from rekindle.methods.entropy_adaptive import AdaptiveBonus, FollowEntropy, entropy_coef
@@ -132,12 +133,23 @@ def entropy(part: EntropyBonus, place: Place) -> Said:
     said = schedules(part, place)
     if not isinstance(part.aggregate, TokenMean):
         said += lacks(place, "TRL's bonus is the mean over tokens", part.aggregate, at="aggregate")
+    said += _cut(place)
     return said if isinstance(part.coef, Schedule) else said + flags(entropy_coef=float(part.coef))
+
+
+def _cut(place: Place) -> Said:
+    """TRL's mean entropy of an update in several forward passes."""
+    if cut(place.record.descent, place).pieces == 1:
+        return Said()
+    reason = (
+        "TRL takes the mean over the tokens of each forward pass, then that of the passes: fewer tokens, more weight"
+    )
+    return fixed(place, "mean", "of the minibatch", "of each micro-batch", reason)
 
 
 def adaptive(part: AdaptiveBonus, place: Place) -> Said:
     """use_adaptive_entropy."""
-    said = flags(use_adaptive_entropy=True)
+    said = flags(use_adaptive_entropy=True) + _cut(place)
     if not isinstance(part.aggregate, TokenMean):
         said += lacks(place, "TRL's bonus is the mean over tokens", part.aggregate, at="aggregate")
     return said

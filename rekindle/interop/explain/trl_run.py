@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rekindle.core.aggregate import SamplerWeighted
 from rekindle.core.descent import Descent
 from rekindle.core.schedules import Constant, Cosine, Linear, Warmup
-from rekindle.interop.explain.batches import cut, sampled
+from rekindle.interop.explain.batches import Cut, cut, sampled
 from rekindle.interop.explain.said import Place, Said, Table, fixed, flags, lacks, same
 from rekindle.methods.dapo import Overlong
 from rekindle.methods.evol_rl import NoveltyBands
@@ -23,8 +24,8 @@ def descent(part: Descent, place: Place) -> Said:
     said = Said(
         flags={
             "per_device_train_batch_size": found.micro,
-            "gradient_accumulation_steps": found.pieces,
-            "steps_per_generation": found.pieces * found.minibatches,
+            "gradient_accumulation_steps": found.accumulated,
+            "steps_per_generation": found.accumulated * found.minibatches,
             "num_iterations": part.epochs,
             "adam_beta1": part.beta1,
             "adam_beta2": part.beta2,
@@ -80,7 +81,10 @@ def run(place: Place) -> Said:
         }
     )
     updates = place.record.descent
-    said += flags(max_steps=config.steps * updates.epochs * cut(updates, place).minibatches)
+    found = cut(updates, place)
+    said += flags(max_steps=config.steps * updates.epochs * found.minibatches) + _processes(found, place)
+    if rollout.sampler == "vllm" and not isinstance(place.record.aggregate, SamplerWeighted):
+        said += flags(use_vllm=True, vllm_importance_sampling_correction=False)
     if rollout.group < 2:
         said += lacks(place, "TRL wants two responses a prompt or more", rollout.group, at="rollout.group")
     if rollout.stop:
@@ -88,6 +92,18 @@ def run(place: Place) -> Said:
     if config.lora.rank:
         said += lacks(place, "adapters are an argument of the trainer: peft_config", config.lora.rank, at="lora.rank")
     return said
+
+
+def _processes(found: Cut, place: Place) -> Said:
+    """How many processes the sizes are of."""
+    if found.ranks == 1:
+        return Said()
+    if not found.shared:
+        reason = f"TRL's processes have equally many rows of a minibatch's {found.rows}; the sizes are of one process"
+        return lacks(place, reason, found.ranks, at="ranks")
+    return Said(
+        same=f"the sizes are of each of {found.ranks} processes: accelerate launch --num_processes {found.ranks}"
+    )
 
 
 def verified(part: Verified, place: Place) -> Said:

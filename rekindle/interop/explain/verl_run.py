@@ -17,6 +17,9 @@ from rekindle.tokens.labels import MajorityVote, Verified
 from rekindle.train.settings import samples_per_prompt
 
 ROLLOUT, OPTIM = "actor_rollout_ref.rollout", f"{ACTOR}.optim"
+REFERENCE = "actor_rollout_ref.ref"
+PARAM_DTYPE = "mixed_precision.param_dtype"
+"""What an FSDP engine computes in: bf16 unless said, with gradients and buffers in fp32. It does not read `dtype`."""
 UNCLIPPED = 1e9
 """A gradient norm that is never reached: verl always clips."""
 GROUPS = "verl's own reward managers grade one response at a time"
@@ -39,7 +42,7 @@ def descent(part: Descent, place: Place) -> Said:
     said += Said(flags={f"{OPTIM}.clip_grad": limit, "trainer.balance_batch": False})
     said += Said(flags={f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": found.micro})
     if "reference" in place.record.passes():
-        said += Said(flags={"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": found.micro})
+        said += Said(flags={f"{REFERENCE}.log_prob_micro_batch_size_per_gpu": found.micro})
     if found.minibatches > 1:
         reason = "verl cuts a step by prompts, in the order of the data"
         said += fixed(place, "cut_groups", part.cut_groups, False, reason)
@@ -89,8 +92,8 @@ def run(place: Place) -> Said:
             "data.seed": config.seed,
         }
     )
-    if config.precision == "full":
-        said += Said(flags={f"{ACTOR}.fsdp_config.dtype": "float32"})
+    computed = "fp32" if config.precision == "full" else "bf16"
+    said += Said(flags={f"+{engine}.{PARAM_DTYPE}": computed for engine in _engines(place)})
     if config.lora.rank:
         alpha = 2.0 * config.lora.rank if config.lora.alpha is None else config.lora.alpha
         found = {"lora_rank": config.lora.rank, "lora_alpha": alpha}
@@ -98,6 +101,13 @@ def run(place: Place) -> Said:
     if rollout.stop:
         said += lacks(place, "verl's rollout has no stop strings", rollout.stop, at="rollout.stop")
     return said
+
+
+def _engines(place: Place) -> list[str]:
+    """The FSDP engines of the run, by the path of their configuration."""
+    found = [f"{ACTOR}.fsdp_config"]
+    found += [f"{REFERENCE}.fsdp_config"] if "reference" in place.record.passes() else []
+    return found + (["critic.fsdp"] if "value" in place.record.heads() else [])
 
 
 def verified(part: Verified, place: Place) -> Said:

@@ -41,10 +41,9 @@ def imported(path: str, rival: str) -> Imported:
     except InputError:
         raise
     except ValueError as error:  # a part of ours that cannot have such a number
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}: correct the number") from error
     reached = reach(wanted)
     given.rest()
-    given.unread += [f"{label}: no method of ours has it beside the rest" for label in reached.dropped]
     notes = tuple(_notes(given, reached))
     text = "\n".join([f"# {note}" for note in notes] + ["", *_lines(reached, wanted.config), ""])
     return Imported(reached.method, text, notes, _resolved(reached, text, path))
@@ -53,7 +52,10 @@ def imported(path: str, rival: str) -> Imported:
 def _resolved(reached: Reached, text: str, path: str) -> Resolved:
     """The run that the text makes, which is checked to be the one that was wanted."""
     found = find_method(reached.method)
-    resolved = resolve(found.name, make_method(found), essence=found.essence, toml=parse(text, path))
+    try:
+        resolved = resolve(found.name, make_method(found), essence=found.essence, toml=parse(text, path))
+    except InputError as error:  # options that are no run together
+        raise error if str(error).startswith(path) else InputError(f"{path}: {error}") from error
     missed = [change for change in options.diff(reached.record, resolved.record) if change.path != "aggregate"]
     if missed:
         raise InputError(f"{path}: {missed[0].path} cannot be set as the file wants ({missed[0]}): set it by hand")
@@ -67,6 +69,7 @@ def _notes(given: Given, reached: Reached) -> Iterator[str]:
         told = ", ".join(f"{slot}={reached.options[slot]}" for slot in idea)
         yield f"{reached.method} is taken for its other parts: its own idea is replaced ({told})"
     sections = (
+        ("left out", [f"{label}: no method here has it beside the rest" for label in reached.dropped]),
         ("not understood", given.unread),
         ("left at our default", given.left),
         ("means something else here", given.means),
