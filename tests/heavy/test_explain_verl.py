@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,30 +57,43 @@ def test_the_overrides_are_taken(compose: Any, name: str) -> None:
         assert (list(found) if isinstance(value, list) else found) == value, path
 
 
-@pytest.mark.parametrize(("precision", "shown"), [("full", "float32"), ("bf16", "bfloat16")])
-def test_the_engine_computes_in_our_precision(compose: Any, precision: str, shown: str) -> None:
-    from types import SimpleNamespace
-
-    import torch
-    from verl.utils.config import omega_conf_to_dataclass
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """verl's FSDP engine; PEFT, which it imports for adapters and this environment has not, is an empty module."""
+    pytest.importorskip("verl", reason="verl is in the environment of `make judge` only: precision NOT CHECKED")
+    for name in ("peft", "peft.utils", "peft.utils.save_and_load"):
+        stub = ModuleType(name)
+        vars(stub).update(get_peft_model_state_dict=None, TaskType=None, LoraConfig=None, get_peft_model=None)
+        monkeypatch.setitem(sys.modules, name, stub)
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
-    made = compose(overrides(explain(resolved("ppo_clip", f"precision={precision}"), "verl").flags))
-    reference = compose(overrides(explain(resolved("ttrl", f"precision={precision}"), "verl").flags))
-    engines = [(made, "actor_rollout_ref.actor.fsdp_config"), (made, "critic.fsdp")]
-    for config, path in (*engines, (reference, "actor_rollout_ref.ref.fsdp_config")):
-        engine = SimpleNamespace(engine_config=omega_conf_to_dataclass(at(config, path)))
-        with pytest.raises(AttributeError, match="model_config"):  # the dtype is set by then; the rest wants a GPU
-            FSDPEngine._build_fsdp_module(engine, torch.nn.Linear(1, 1))
-        assert engine._autocast_dtype is vars(torch)[shown], path
+    return FSDPEngine
 
 
-def test_an_engine_does_not_read_dtype(compose: Any) -> None:
-    from verl.utils.config import omega_conf_to_dataclass
+def computes_in(engine: Any, config: Any, path: str) -> str:
+    """What the engine computes in, set up from the configuration at `path` as verl does, up to where it wants a GPU."""
+    from omegaconf import OmegaConf
+    from verl.workers.config import FSDPEngineConfig
 
-    made = compose(["actor_rollout_ref.actor.fsdp_config.dtype=float32"])
-    engine = omega_conf_to_dataclass(at(made, "actor_rollout_ref.actor.fsdp_config"))
-    assert engine.mixed_precision is None, "which is bf16"
+    given = OmegaConf.to_container(at(config, path))
+    known = {key: given[key] for key in ("mixed_precision", "dtype") if key in given}
+    made = SimpleNamespace(engine_config=FSDPEngineConfig(**known))
+    with pytest.raises(AttributeError, match="model_config"):  # the next that is read
+        engine._build_fsdp_module(made, None)
+    return str(made._autocast_dtype)
+
+
+@pytest.mark.parametrize(("precision", "shown"), [("full", "torch.float32"), ("bf16", "torch.bfloat16")])
+def test_each_engine_computes_in_our_precision(compose: Any, engine: Any, precision: str, shown: str) -> None:
+    actor = "actor_rollout_ref.actor.fsdp_config"
+    for name, path in (("grpo", actor), ("ppo_clip", "critic.fsdp"), ("ttrl", "actor_rollout_ref.ref.fsdp_config")):
+        made = compose(overrides(explain(resolved(name, f"precision={precision}"), "verl").flags))
+        assert computes_in(engine, made, path) == shown, path
+
+
+def test_an_engine_does_not_read_dtype(compose: Any, engine: Any) -> None:
+    path = "actor_rollout_ref.actor.fsdp_config"
+    assert computes_in(engine, compose([f"{path}.dtype=float16"]), path) == "torch.bfloat16"
 
 
 def test_the_printed_command_is_taken(compose: Any) -> None:
