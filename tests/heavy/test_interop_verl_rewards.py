@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from rekindle.errors import InputError
 from rekindle.interop.verl import read_dump
-from rekindle.interop.verl.votes import spoken
+from rekindle.interop.votes import spoken
 from rekindle.methods.evol_rl import NoveltyBands
 from rekindle.tokens.embed import HashedNgrams
 from rekindle.tokens.labels import MajorityVote

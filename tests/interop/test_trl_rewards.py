@@ -10,6 +10,7 @@ import pytest
 
 from rekindle.errors import InputError
 from rekindle.interop.trl import GroupReward, majority_reward, novelty_reward
+from rekindle.interop.verl.votes import votes_of
 from rekindle.methods import evol_rl, srt, ttrl
 from rekindle.tokens.collect import Answers
 from rekindle.tokens.embed import HashedNgrams
@@ -62,6 +63,21 @@ def test_equal_to_the_methods_own_parts(made: Any, method: Any) -> None:
     got = call(reward, BOXED + OTHER, ["a"] * 6 + ["b"] * 4)
     assert got == of_the_method(method.method().collect, BOXED + OTHER, [0] * 6 + [1] * 4, reward.verifier)
     assert len(set(got)) > 1
+
+
+@pytest.mark.parametrize(("made", "method"), [(novelty_reward, "evol_rl"), (majority_reward, "ttrl")])
+def test_equal_to_the_votes_of_the_other_trainer(made: Any, method: str) -> None:
+    long = "x " * 30_000
+    texts = [
+        *BOXED,
+        rf"{long}\boxed{{4}}",
+        r"<think>\boxed{4}</think> so \boxed{4}",
+        r"\boxed{4} #### 3",
+        "a #### 3",
+    ]
+    got, want = call(made(), texts, ["a"] * len(texts)), votes_of(method)(texts, [0] * len(texts)).score.tolist()
+    assert got == want and len(set(got)) > 1
+    assert got[6] == got[5], "a text of more than 50,000 characters states no answer"
 
 
 def test_novelty_selects_by_the_vote_and_orders_within() -> None:

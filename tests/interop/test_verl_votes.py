@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from rekindle.errors import InputError
-from rekindle.interop.verl.managers import GroupRewardManager, check
-from rekindle.interop.verl.votes import spoken, votes_of
+from rekindle.interop.verl.managers import GroupRewardManager, Waiting, check
+from rekindle.interop.verl.votes import votes_of
+from rekindle.interop.votes import spoken
 from rekindle.methods.evol_rl import NoveltyBands
 from rekindle.tokens.embed import HashedNgrams
 from rekindle.tokens.labels import MajorityVote
@@ -138,7 +140,7 @@ def test_responses_wait_for_those_of_their_prompt(placed: bool) -> None:
 
 def test_texts_are_in_the_order_of_their_samples_whoever_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
     made, heard, known = manager(), list[str](), spoken
-    monkeypatch.setattr("rekindle.interop.verl.votes.spoken", lambda t, group: heard.extend(t) or known(t, group))
+    monkeypatch.setattr("rekindle.interop.votes.spoken", lambda t, group: heard.extend(t) or known(t, group))
 
     async def backwards() -> None:
         await asyncio.gather(*(made.run_single(data(ONE[i], "p", i)) for i in (3, 1, 2, 0)))
@@ -147,24 +149,41 @@ def test_texts_are_in_the_order_of_their_samples_whoever_came_first(monkeypatch:
     assert heard == list(ONE), "sums do not depend on who came first"
 
 
-def test_who_waits_in_vain_is_told_so() -> None:
+def test_who_waits_in_vain_is_told_so_and_nothing_is_kept() -> None:
     made = manager(patience=0.05)
 
     async def three() -> list[Any]:
         calls = [made.run_single(data(text, "p")) for text in ONE[:3]]
-        said = await asyncio.gather(*calls, return_exceptions=True)
-        return [*said, await made.run_single(data(ONE[3], "p"))]
+        return await asyncio.gather(*calls, return_exceptions=True)
 
-    *early, late = asyncio.run(three())
+    early = asyncio.run(three())
     assert all(isinstance(error, InputError) for error in early)
     assert "3 of the 4 responses to a prompt came within 0.05 s" in str(early[0])
-    assert late["reward_score"] == -1.0, "the last one finds all texts there"
+    assert made.open == {}, "the texts of a prompt that failed go, too"
+
+
+def test_a_slow_vote_does_not_close_a_prompt_that_is_open_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = manager(patience=0.05)
+    other = Waiting([])
+
+    def slow(*_: Any) -> Any:
+        made.open["p"] = other
+        time.sleep(0.2)
+        return []
+
+    monkeypatch.setattr(Waiting, "end", slow)
+
+    async def four() -> list[Any]:
+        calls = [made.run_single(data(text, "p")) for text in ONE]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert isinstance(asyncio.run(four())[0], InputError) and made.open == {"p": other}
 
 
 def test_a_failing_vote_fails_for_all_of_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     made = manager()
     broken = spoken
-    monkeypatch.setattr("rekindle.interop.verl.votes.spoken", lambda texts, group: broken(texts, [*group, 0]))
+    monkeypatch.setattr("rekindle.interop.votes.spoken", lambda texts, group: broken(texts, [*group, 0]))
 
     async def four() -> list[Any]:
         calls = [made.run_single(data(text, "p")) for text in ONE]

@@ -11,43 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from rekindle.errors import InputError
+from rekindle.interop.votes import Desk, boxed, judged
 from rekindle.tokens.embed import Embed, HashedNgrams
-from rekindle.tokens.grading.boxed import after_think, extract_boxed, find_boxed
-from rekindle.tokens.grading.numbers import grade, normalise
 from rekindle.tokens.labels import Label, MajorityVote
-from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.tokens.slots import Shape
 from rekindle.tokens.tasks import load_task
 from rekindle.tokens.verify import Verifier
 
 Message = dict[str, Any]
 Text = str | Sequence[Message]
-
-
-@dataclass(frozen=True)
-class Boxed:
-    r"""Answers in the last `\boxed{...}` after the reasoning, compared by value, as in a data file's task."""
-
-    def extract(self, text: str) -> str | None:
-        """The answer that votes."""
-        return normalise(extract_boxed(after_think(text)))
-
-    def grade(self, answer: str | None, reference: str | None) -> bool | None:
-        """Whether two answers are equal."""
-        return grade(answer, reference)
-
-    def well_formed(self, text: str) -> bool:
-        """Whether there is an answer."""
-        return self.extract(text) is not None
-
-    def compared(self, text: str) -> str:
-        """The response after the reasoning and before its last box; all of it where it has no box."""
-        shown = after_think(text)
-        found = find_boxed(shown)
-        return shown if found is None else shown[: found[0]]
 
 
 @dataclass(frozen=True)
@@ -73,27 +46,19 @@ class Extracted:
         return text
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What shape parts ask of a run."""
-
-    verifier: Any
-    embed: Embed
-
-
 @dataclass(frozen=True, kw_only=True)
 class GroupReward:
     """The score that a method's `collect.label` and `collect.shape` give the responses to a prompt, as a reward.
 
     name: what TRL's log calls it.
-    verifier: `extract`, `grade`, `well_formed`, `compared` of texts. embed: texts -> unit rows, for novelty.
+    verifier: `extract`, `same` or `grade`, `well_formed`, `compared` of texts. embed: texts -> unit rows, for novelty.
     generations: TRL's num_generations: so many rows after one another are a group. None: all rows of one prompt are,
     which is the same unless a prompt comes twice in a batch.
     """
 
     label: Label
     shape: tuple[Shape, ...] = ()
-    verifier: Any = field(default_factory=Boxed)
+    verifier: Any = field(default_factory=boxed)
     embed: Embed = field(default_factory=HashedNgrams)
     generations: int | None = None
     name: str = "group_reward"
@@ -109,11 +74,9 @@ class GroupReward:
         **columns: Any,
     ) -> list[float]:
         """One score a completion. The columns of the data are not looked at: no label gets in."""
-        rollouts = _rollouts([said(c) for c in completions], self._groups(prompts))
-        verdicts = self.label(rollouts, self.verifier)
-        for shape in self.shape:
-            verdicts = shape(rollouts, verdicts, _Asked(self.verifier, self.embed))
-        return verdicts.score.tolist()
+        desk = Desk(self.verifier, self.embed)
+        texts = [said(completion) for completion in completions]
+        return judged(self.label, self.shape, desk, texts, self._groups(prompts)).score.tolist()
 
     def _groups(self, prompts: Sequence[Text]) -> list[int]:
         texts = [repr(prompt) for prompt in prompts]
@@ -187,23 +150,4 @@ def _verifier(task: str | None, extract: Callable[[str], str | None] | None) -> 
         raise InputError(f"task '{task}' and an extract function are both given: drop one")
     if extract is not None:
         return Extracted(extract)
-    return Boxed() if task is None else Verifier(load_task(task))
-
-
-def _rollouts(texts: Sequence[str], groups: Sequence[int]) -> Rollouts:
-    """Texts as labels and shapes see them: without tokens."""
-    rows = len(texts)
-    nothing = torch.zeros(rows, 0)
-    return Rollouts(
-        example=[Example(str(group), "") for group in groups],
-        prompt=PromptRows(((),) * rows),
-        ids=nothing.long(),
-        mask=nothing.bool(),
-        logp=nothing,
-        logp_sampled=nothing,
-        entropy=nothing,
-        text=list(texts),
-        finish=["eos"] * rows,
-        group=torch.tensor(list(groups), dtype=torch.int64),
-        uid=torch.arange(rows),
-    )
+    return boxed() if task is None else Verifier(load_task(task))

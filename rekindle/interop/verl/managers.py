@@ -89,11 +89,17 @@ class GroupRewardManager:
         try:
             return await asyncio.wait_for(future, self.patience)
         except TimeoutError as error:
+            self._give_up(uid, waiting)
             came = len(waiting.rows)
             raise InputError(
                 f"{came} of the {self.size} responses to a prompt came within {self.patience:g} s, so there is no "
                 "vote: raise reward.reward_kwargs.patience, or look in verl's log for the responses that failed"
             ) from error
+
+    def _give_up(self, uid: str, waiting: Waiting) -> None:
+        """Forget a prompt whose responses did not all come: its texts would be kept to the end of the run."""
+        if self.open.get(uid) is waiting:  # else the last one came, and the vote is being counted
+            del self.open[uid]
 
     async def _end(self, waiting: Waiting) -> None:
         try:

@@ -6,50 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from rekindle import methods
 from rekindle.errors import InputError, unknown
+from rekindle.interop.votes import Desk, Reader, judged
 from rekindle.tokens.collect import Answers, InOrder, Once
-from rekindle.tokens.embed import Embed, HashedNgrams
-from rekindle.tokens.grading.boxed import after_think, find_boxed
+from rekindle.tokens.embed import HashedNgrams
 from rekindle.tokens.grading.extract import RULES
 from rekindle.tokens.grading.grader import KINDS, Grader
 from rekindle.tokens.labels import Verdicts
-from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What labels and shapes ask about a text, by a grader: as a run's verifier of a data file answers."""
-
-    grader: Grader
-
-    def extract(self, text: str) -> str | None:
-        """The answer that votes."""
-        return self.grader.find(text).answer
-
-    def same(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool | None]:
-        """Whether the two answers of each pair are equal."""
-        return self.grader.same(pairs)
-
-    def well_formed(self, text: str) -> bool:
-        """Whether the text states an answer at all."""
-        return self.extract(text) is not None
-
-    def compared(self, text: str) -> str:
-        """What novelty compares: the response after the reasoning and before its last box."""
-        shown = after_think(text)
-        found = find_boxed(shown)
-        return shown if found is None else shown[: found[0]]
-
-
-@dataclass(frozen=True)
-class Desk:
-    """All of a run that a shape may read here."""
-
-    verifier: Reader
-    embed: Embed
 
 
 @dataclass(frozen=True)
@@ -64,11 +28,7 @@ class Votes:
 
     def __call__(self, texts: Sequence[str], group: Sequence[int]) -> Verdicts:
         """The verdicts of all rows, in their order. group: a number a row, one for each prompt."""
-        rows = spoken(texts, group)
-        verdicts = self.collect.label(rows, self.desk.verifier)
-        for shape in self.collect.shape:
-            verdicts = shape(rows, verdicts, self.desk)
-        return verdicts
+        return judged(self.collect.label, self.collect.shape, self.desk, texts, group)
 
 
 def votes_of(method: str, by: str = "exact", extract: str = "boxed") -> Votes:
@@ -92,24 +52,6 @@ def votes_of(method: str, by: str = "exact", extract: str = "boxed") -> Votes:
     except AttributeError as error:
         raise InputError(f"{method} cannot score texts alone ({error}): name ttrl, evol_rl or srt") from error
     return made
-
-
-def spoken(texts: Sequence[str], group: Sequence[int]) -> Rollouts:
-    """Rollouts of which only texts and groups are known: one token each, nothing cut off."""
-    count, zeros = len(texts), torch.zeros(len(texts), 1)
-    return Rollouts(
-        example=[Example(str(number), "") for number in group],
-        prompt=PromptRows(((),) * count),
-        ids=zeros.long(),
-        mask=torch.ones(count, 1, dtype=torch.bool),
-        logp=None,
-        logp_sampled=zeros,
-        entropy=None,
-        text=list(texts),
-        finish=["eos"] * count,
-        group=torch.tensor(list(group), dtype=torch.int64),
-        uid=torch.arange(count),
-    )
 
 
 def told(verdicts: Verdicts, group: Sequence[int]) -> list[dict[str, Any]]:
