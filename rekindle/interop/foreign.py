@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow
+
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -16,3 +19,8 @@ class ForeignRun:
     steps: list[dict[str, float]]
     tables: dict[int, pyarrow.Table]
     config: dict[str, Any]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value that was logged is a number: no truth value, and neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,22 @@ def history(*lines: dict[str, Any]) -> dict[str, Any]:
 def state(folder: Path, held: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trainer_state.json").write_text(json.dumps(held))
+
+
+def test_what_is_no_finite_number_is_left_out_as_of_verls_logs(tmp_path: Path) -> None:
+    strange = {"entropy": math.nan, "grad_norm": math.inf, "trained": True, "reward": 10**400}
+    state(tmp_path, history({"step": 1, "lr": 0.5, **strange}))
+    assert read_dump(tmp_path).steps == [
+        {
+            "step": 1,
+            "loss": 0.1,
+            "kl_ref": 0.01,
+            "clip_low": 0.2,
+            "trl/lr": 0.5,
+            "trl/rewards/right/mean": 0.5,
+            "trl/rewards/short/mean": 0.1,
+        }
+    ]
 
 
 def test_completions_and_the_log_of_the_newest_checkpoint(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from rekindle.errors import InputError
-from rekindle.interop.foreign import ForeignRun
+from rekindle.interop.foreign import ForeignRun, is_number
 from rekindle.interop.trl.rewards import said
 from rekindle.interop.trl.rows import prompt_name
 from rekindle.train.archive import read_table
@@ -77,7 +77,7 @@ def _recorded(root: Path) -> ForeignRun:
     events = read_events(root / "events.jsonl")
     start = next((event for event in events if event["kind"] == "start"), {})
     steps = [
-        {name: float(value) for name, value in event.items() if isinstance(value, int | float)}
+        {name: float(value) for name, value in event.items() if is_number(value)}
         for event in events
         if event["kind"] == "step"
     ]
@@ -111,12 +111,15 @@ def _state(root: Path) -> dict[str, Any] | None:
 
 
 def _steps(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """The training lines of the log, one a step, under our names; the last line of a step holds."""
+    """The training lines of the log, one a step, under our names; the last line of a step holds.
+
+    What is no finite number is left out, as of verl's logs.
+    """
     found: dict[int, dict[str, float]] = {}
     for line in history:
         if "step" not in line or "loss" not in line:
             continue
-        numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and name != "step"}
+        numbers = {name: value for name, value in line.items() if is_number(value) and name != "step"}
         found[int(line["step"])] = {NAMES.get(name, f"trl/{name}"): float(value) for name, value in numbers.items()}
     return [{"step": float(step), **values} for step, values in sorted(found.items())]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from rekindle.errors import InputError
-from rekindle.interop.foreign import ForeignRun
+from rekindle.interop.foreign import ForeignRun, is_number
 from rekindle.interop.verl.names import ours
 from rekindle.tokens.rewards.base import tidy
 
@@ -25,7 +24,6 @@ WRITTEN = ("input", "output", "gts", "score", "step")
 TEXTS = ("input", "output")
 PLACED = ("uid", "acc", "success", "answer", "pred", "label")
 """Extras of the reward that have a column of ours."""
-LARGEST = sys.float_info.max
 _STEP = re.compile(r"[0-9]+\.jsonl")
 Line = dict[str, Any]
 
@@ -70,7 +68,7 @@ def _rows(path: Path) -> Iterator[Line]:
         wrong = [name for name in TEXTS if not isinstance(row[name], str)]
         if wrong:
             raise InputError(f"{path}, line {number}: '{wrong[0]}' is no text: write the dump again")
-        if not _is_number(row["score"]):
+        if not is_number(row["score"]):
             raise InputError(
                 f"{path}, line {number}: the score {row['score']!r:.40} is no finite number: drop the line"
             )
@@ -135,10 +133,6 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-
-
 # --- metrics --------------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +146,7 @@ def _logged(paths: list[Path]) -> dict[int, dict[str, float]]:
                 raise InputError(
                     f"{path}, line {number}: no step with data, which verl's file logger writes: move it away"
                 )
-            numbers = {ours(name): float(value) for name, value in data.items() if _is_number(value)}
+            numbers = {ours(name): float(value) for name, value in data.items() if is_number(value)}
             found[step] = found.get(step, {}) | numbers
     return found
 
