@@ -58,6 +58,18 @@ def test_a_steps_batch_is_ours(trl: Any, tmp_path: Path) -> None:
     assert made.max_steps == 3 * run.config.steps, "updates"
 
 
+def test_an_engine_without_correction_is_taken(trl: Any, tmp_path: Path) -> None:
+    made = config(trl, explain(resolved("grpo", "rollout.sampler=vllm", "vllm.correct=false"), "trl").flags, tmp_path)
+    assert made.use_vllm and not made.vllm_importance_sampling_correction
+
+
+def test_adapters_have_trls_own_defaults(trl: Any) -> None:
+    from rekindle.interop.explain.trl_config import LORA
+
+    own = trl.ModelConfig()
+    assert {name: vars(own)[name] for name in LORA} == LORA and own.use_peft is False
+
+
 def test_a_learning_rate_is_trls_own_schedule(trl: Any, tmp_path: Path) -> None:
     import torch
     from transformers import get_scheduler
