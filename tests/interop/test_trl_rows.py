@@ -79,6 +79,16 @@ def test_a_rows_own_advantages_and_ratios_are_kept_token_by_token() -> None:
     assert rows[0]["token_ratio"] == pytest.approx([math.exp(0.5), 1.0]) and rows[1]["token_ratio"] == [1.0]
 
 
+def test_what_the_sampler_said_is_kept_where_every_piece_has_it_and_it_differs() -> None:
+    other = {"logp_sampled": torch.tensor([[-0.25, -0.75], [-0.5, -9.0]])}
+    rows = table(piece([0, 1], **other))
+    assert [row["token_logp_sampled"] for row in rows] == [[-0.25, -0.75], [-0.5]]
+    assert [row["token_logp"] for row in rows] == [[-0.5, -0.5], [-0.5]]
+    for same in ((piece([0, 1]),), (piece([0, 1], **other), piece([2, 3]))):
+        assert "token_logp_sampled" not in table(*same)[0]
+    assert "token_logp_sampled" not in table(piece([0, 1], logp_sampled=torch.full((2, 2), -0.5)))[0]
+
+
 def test_a_row_that_is_masked_was_not_trained_on() -> None:
     made = piece([0, 1])
     masked = replace(made, mask=made.mask & torch.tensor([[True], [False]]))

@@ -38,6 +38,18 @@ def scored(rewards: Float[Tensor, "B F"], weights: Float[Tensor, " F"]) -> tuple
     return (rewards.double() * weights.double()).nansum(dim=1), graded
 
 
+def sampled_of(inputs: Mapping[str, Any], known: Tensor | None) -> Tensor | None:
+    """The log-probs that the tokens were sampled at [B T], `known` (the old policy's) where the sampler told none.
+
+    vLLM gives NaN there, and TRL takes a ratio of 1 for them. None where TRL has no such column, or where some are NaN
+    and nothing is known in their place: a part that reads the column is then refused.
+    """
+    sampled = inputs.get("sampling_per_token_logps")
+    if sampled is None or not sampled.isnan().any():
+        return sampled
+    return None if known is None else sampled.where(~sampled.isnan(), known.to(sampled))
+
+
 def as_batch(
     inputs: Mapping[str, Any],
     rewards: tuple[Float[Tensor, " B"], Bool[Tensor, " B"]],
@@ -51,11 +63,13 @@ def as_batch(
     """The generation on the CPU. rewards: (score, graded). limit: the longest completion, in tokens.
 
     first_uid: the rows are numbered from there. A success is a graded row whose reward is above `success_above`.
+    Sampling log-probs: see `sampled_of`.
     """
     score, graded = (values.cpu() for values in rewards)
     mask = live_mask(inputs).cpu()
     rows = len(mask)
     found = {ours: inputs.get(theirs) for theirs, ours in COLUMNS.items()}
+    found["logp_sampled"] = sampled_of(inputs, found["logp_old"])
     columns: dict[str, Any] = {
         name: values.cpu().where(mask, 0.0) for name, values in found.items() if values is not None
     }

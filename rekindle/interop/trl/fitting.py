@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from rekindle.core.aggregate import SamplerWeighted
 from rekindle.core.method import PolicyGradient
 from rekindle.core.types import ENTROPY_OLD, LOGP_OLD, LOGP_REF, Need, Needy
 from rekindle.errors import InputError
@@ -22,6 +23,12 @@ OWNED = {
     "epsilon": "objective",
     "epsilon_high": "objective",
     "delta": "objective",
+    "sapo_temperature_neg": "objective",
+    "sapo_temperature_pos": "objective",
+    "vespo_k_pos": "objective",
+    "vespo_lambda_pos": "objective",
+    "vespo_k_neg": "objective",
+    "vespo_lambda_neg": "objective",
     "importance_sampling_level": "objective",
     "scale_rewards": "advantage",
     "multi_objective_aggregation": "advantage",
@@ -29,8 +36,17 @@ OWNED = {
     "off_policy_mask_threshold": "keep",
     "entropy_coef": "terms",
     "use_adaptive_entropy": "terms",
+    "entropy_coef_min": "terms",
+    "entropy_coef_max": "terms",
+    "entropy_coef_delta": "terms",
+    "entropy_target": "terms",
+    "use_bias_correction_kl": "terms",
+    "vllm_importance_sampling_mode": "aggregate",
+    "vllm_importance_sampling_cap": "aggregate",
+    "vllm_importance_sampling_clip_max": "aggregate",
+    "vllm_importance_sampling_clip_min": "aggregate",
 }
-"""Settings of `GRPOConfig` that a slot of the method says instead."""
+"""Settings of `GRPOConfig` that a slot of the method says instead, at TRL 1.16: all those of TRL's loss but beta."""
 
 
 def record_of(method: PolicyGradient | str) -> PolicyGradient:
@@ -111,7 +127,7 @@ def _refuse_collect(collect: Answers, rewards: Sequence[object]) -> None:
 
 
 def refuse_settings(args: Any) -> None:
-    """InputError naming a setting of TRL's that would have no effect, or that no exact update can be made under."""
+    """InputError naming a setting of TRL's in `OWNED` that is changed, or that no exact update can be made under."""
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
     for name, slot in OWNED.items():
         if name in defaults and vars(args)[name] != defaults[name]:
@@ -129,7 +145,7 @@ def refuse_settings(args: Any) -> None:
 
 def refuse_correction(args: Any, record: PolicyGradient) -> None:
     """InputError where TRL would correct for vLLM's log-probs and the method does not."""
-    corrected = any(type(part).__name__ == "SamplerWeighted" for part in record.parts())
+    corrected = any(isinstance(part, SamplerWeighted) for part in record.parts())
     if args.use_vllm and args.vllm_importance_sampling_correction and not corrected:
         raise InputError(
             "vllm_importance_sampling_correction has no effect, for the method's aggregate weighs the tokens: set it "

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from rekindle.errors import InputError
-from rekindle.interop.trl.batch import live_mask, scored
+from rekindle.interop.trl.batch import live_mask, sampled_of, scored
+from rekindle.interop.trl.bounds import token_bounds
 from rekindle.interop.trl.needed import refuse_stranger
 from rekindle.interop.trl.rewards import said
 from rekindle.interop.trl.rows import Piece, Row, metrics_of, prompt_name, table_of
@@ -27,9 +28,6 @@ from rekindle.train.events import EventLog, raw_events
 
 UID = "recorder_uid"
 """The column of TRL's batches that says which response a row is, for TRL shuffles and cuts them."""
-
-CLIPPED = frozenset({"grpo", "bnpo", "dr_grpo", "dapo", "luspo"})
-"""TRL's loss types that clip the ratio at 1 - epsilon and 1 + epsilon_high."""
 
 
 class RekindleRecorder(TrainerCallback):
@@ -132,6 +130,9 @@ class RekindleRecorder(TrainerCallback):
         for theirs, ours in (("old_per_token_logps", "logp_old"), ("ref_per_token_logps", "logp_ref")):
             if inputs.get(theirs) is not None:
                 columns[ours] = inputs[theirs]
+        sampled = sampled_of(inputs, columns.get("logp_old", columns["logp"]))
+        if sampled is not None:
+            columns["logp_sampled"] = sampled
         return Piece(
             uid=inputs[UID].tolist(),
             mask=live_mask(inputs).cpu(),
@@ -162,7 +163,7 @@ class RekindleRecorder(TrainerCallback):
         pieces, self._pieces = self._pieces, []
         rows = {uid: self._rows[uid] for piece in pieces for uid in piece.uid}
         step = int(state.global_step)
-        texts, bounds = self._trainer._tokenizer, self._bounds()
+        texts, bounds = self._trainer._tokenizer, token_bounds(self._trainer)
         table = table_of(rows, pieces, lambda ids: [texts.decode([i]) for i in ids], bounds)
         write_table(self.folder / "rollouts" / f"step-{step:06d}.parquet", table)
         self._pending = {"step": step, **metrics_of(rows, pieces, bounds)}
@@ -193,24 +194,6 @@ class RekindleRecorder(TrainerCallback):
             told = {name: value for name, value in self._pending.items() if name != "step"}
             self._log.write("step", self._pending["step"], told)
         self._pending = None
-
-    def _bounds(self) -> tuple[float, float] | None:
-        """The bounds of the ratio that the loss clips by; None where it has none."""
-        trainer = self._trainer
-        if "method" in vars(trainer):
-            return _clip_of(trainer.method.objective)
-        if trainer.loss_type not in CLIPPED:
-            return None
-        return 1 - trainer.epsilon_low, 1 + trainer.epsilon_high
-
-
-def _clip_of(objective: Any) -> tuple[float, float] | None:
-    from rekindle.core.objectives import Clip
-
-    if not isinstance(objective, Clip) or objective.level != "token":
-        return None
-    low, high = objective.low, objective.high
-    return (low, high) if isinstance(low, float | int) and isinstance(high, float | int) else None
 
 
 def _versions() -> dict[str, str]:

@@ -69,14 +69,17 @@ def _joined(pieces: Sequence[Piece], name: str) -> Tensor | None:
 
 
 def rollouts_of(rows: Mapping[int, Row], pieces: Sequence[Piece]) -> tuple[Rollouts, Verdicts]:
-    """The step's rows in the order of `pieces`; log-probs and entropies are those of the training forward pass."""
+    """The step's rows in the order of `pieces`; log-probs and entropies are those of the training forward pass.
+
+    `logp_sampled` is the sampler's where every piece has it, else equal to `logp`.
+    """
     uids = [uid for piece in pieces for uid in piece.uid]
     own = [rows[uid] for uid in uids]
     mask = concat_sequences([piece.mask for piece in pieces])
     ids = torch.zeros(mask.shape, dtype=torch.int64)
     for i, row in enumerate(own):
         ids[i, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.int64)
-    logp, entropy = (_joined(pieces, name) for name in ("logp", "entropy"))
+    logp, entropy, sampled = (_joined(pieces, name) for name in ("logp", "entropy", "logp_sampled"))
     assert logp is not None and entropy is not None  # a piece is not made without
     logp, entropy = logp.where(mask, 0.0), entropy.where(mask, 0.0)
     rollouts = Rollouts(
@@ -85,7 +88,7 @@ def rollouts_of(rows: Mapping[int, Row], pieces: Sequence[Piece]) -> tuple[Rollo
         ids=ids,
         mask=mask,
         logp=logp,
-        logp_sampled=logp,
+        logp_sampled=logp if sampled is None else sampled.where(mask, 0.0),
         entropy=entropy,
         text=[row.response for row in own],
         finish=[row.finish for row in own],

@@ -44,7 +44,7 @@ class RekindleTrainer(_Base):
 
     success_above: a response is a success where its weighted reward lies above it. All else is TRL's own argument.
     InputError, naming the part, where the method needs what TRL does not have; naming the setting, where one of
-    `GRPOConfig` would have no effect.
+    `GRPOConfig` says what a slot of the method does (`fitting.OWNED`).
     """
 
     def __init__(
@@ -89,7 +89,8 @@ class RekindleTrainer(_Base):
         self._refuse_machinery()
         self.method, self.success_above = record, success_above
         self._batches: dict[str, Batch] = {}
-        self._record, self._rewards, self._uids = record, torch.zeros(0, 0), 0
+        self._records: dict[str, PolicyGradient] = {}
+        self._rewards, self._uids = torch.zeros(0, 0), 0
         self._window: Any = None
         self._entropies: Tensor | None = None
 
@@ -114,10 +115,10 @@ class RekindleTrainer(_Base):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode, rows = self._mode(), len(output["completion_ids"])
-        self._record = self.method.at(self._progress())
+        record = self._records[mode] = self.method.at(self._progress())
         size = self.num_generations if self.model.training else self.num_generations_eval
         batch = as_batch(
-            self._with_scores(output),
+            self._with_scores(output, record),
             scored(self._rewards, self.reward_weights.to(self._rewards.device)),
             group=self._uids + torch.arange(rows) // size,
             first_uid=self._uids,
@@ -129,15 +130,15 @@ class RekindleTrainer(_Base):
             batch if self._entropies is None else batch.with_columns(entropy_old=self._entropies.where(batch.mask, 0.0))
         )
         self._uids += rows
-        batch = _told(lambda: self._record.credit(batch))
+        batch = _told(lambda: record.credit(batch))
         self._batches[mode] = batch
-        self._tell(mode, self._reports(batch))
+        self._tell(mode, _reports(record, batch))
         self._log_advantages(batch)
         return {**output, "advantages": batch.advantage.to(output["advantages"]), UID: batch.uid}
 
-    def _with_scores(self, output: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_scores(self, output: Mapping[str, Any], record: PolicyGradient) -> dict[str, Any]:
         """The output with the log-probs, and in `_entropies` the entropies, that the parts want at rollout weights."""
-        parts = [part for part in self._record.parts() if isinstance(part, Needy)]
+        parts = [part for part in record.parts() if isinstance(part, Needy)]
         wanted, self._entropies = {need for part in parts for need in part.needs}, None
         lacking = LOGP_OLD in wanted and output.get("old_per_token_logps") is None
         if not (lacking or ENTROPY_OLD in wanted):
@@ -146,12 +147,6 @@ class RekindleTrainer(_Base):
             logp, entropy = self._scores(self.model, output, self.args.per_device_train_batch_size)
         self._entropies = entropy.cpu() if ENTROPY_OLD in wanted else None
         return {**output, "old_per_token_logps": logp} if lacking else dict(output)
-
-    def _reports(self, batch: Batch) -> dict[str, float]:
-        metrics = {"signal": self._record.signal(batch)}
-        for part in self._record.parts():
-            metrics = add_metrics(metrics, part.report(batch) if isinstance(part, Reporting) else {})
-        return mean_metrics(metrics)
 
     def _log_advantages(self, batch: Batch) -> None:
         """Put our advantages, the mean of each row, where TRL's log has its own."""
@@ -178,7 +173,7 @@ class RekindleTrainer(_Base):
 
     def _open(self, model: Any, inputs: Mapping[str, Any]) -> Window:
         """The window that begins with `inputs`: in training all micro-batches of the optimiser step."""
-        pieces, batch = [inputs], self._batches[self._mode()]
+        pieces, batch, record = [inputs], self._batches[self._mode()], self._records[self._mode()]
         if self.model.training:
             count, first = self.args.gradient_accumulation_steps, self._step % self.args.steps_per_generation
             if self.current_gradient_accumulation_steps != count:
@@ -190,7 +185,7 @@ class RekindleTrainer(_Base):
         rows = torch.cat([piece[UID].cpu() for piece in pieces]) - batch.uid[0]
         fresh = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         part = replace(batch.take(rows), key=pack_key(self.args.seed, self.state.global_step, 1))
-        return _told(lambda: opened(self._record, part, fresh, lambda: [self._said(model, piece) for piece in pieces]))
+        return _told(lambda: opened(record, part, fresh, lambda: [self._said(model, piece) for piece in pieces]))
 
     def _said(self, model: Any, inputs: Mapping[str, Any]) -> Now:
         logp, entropy = self._scores(model, inputs, None)
@@ -218,6 +213,13 @@ class RekindleTrainer(_Base):
     def _tell(self, mode: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._metrics[mode][name].append(value)
+
+
+def _reports(record: PolicyGradient, batch: Batch) -> dict[str, float]:
+    metrics = {"signal": record.signal(batch)}
+    for part in record.parts():
+        metrics = add_metrics(metrics, part.report(batch) if isinstance(part, Reporting) else {})
+    return mean_metrics(metrics)
 
 
 def _told(do: Callable[[], Any]) -> Any:
