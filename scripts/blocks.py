@@ -49,6 +49,11 @@ class Block:
         return f"{self.page.name}:{self.line}"
 
 
+def pages(docs: Path) -> list[Path]:
+    """The pages that are in the repository: `make docs` leaves others, a page a method, in docs/methods."""
+    return sorted(path for path in docs.rglob("*.md") if path.parent != docs / "methods")
+
+
 def blocks(page: Path) -> list[Block]:
     """All fenced blocks of a page, in order. ValueError for a block that is never closed."""
     found, heading, lines = [], "", page.read_text(encoding="utf-8").splitlines()

@@ -24,10 +24,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.blocks import SHELL, Block, blocks, commands, plain, script
+from scripts.blocks import SHELL, Block, blocks, commands, pages, plain, script
 from tests.told import ROOT, check
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *pages(ROOT / "docs")]
 LESS = {
     "rollout.prompts": 2,
     "rollout.votes": 4,
@@ -161,3 +161,11 @@ def test_a_page_becomes_a_script(tmp_path: Path) -> None:
     assert (
         script(page) == "stage 'A'\ncat >a.py <<'END_OF_BLOCK'\n# a.py\nx = 1\nEND_OF_BLOCK\nstage 'A'\npython a.py\n"
     )
+
+
+def test_pages_that_the_site_is_built_from_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    for name in ("b.md", "a.md", "methods/grpo.md"):
+        (tmp_path / name).write_text("# A\n")
+    assert pages(tmp_path) == [tmp_path / "a.md", tmp_path / "b.md"]
+    assert PAGES[1:] and not any("methods" in page.parts for page in PAGES)

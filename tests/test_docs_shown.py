@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rekindle.cli.main import main
-from scripts.blocks import SHELL, blocks, plain
+from scripts.blocks import SHELL, blocks, pages, plain
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = re.compile(r"rekindle (diff|show|methods|explain|import-config|forecast docs/|train .*--dry-run)")
@@ -47,7 +47,7 @@ def shown(page: Path) -> Iterator[Shown]:
                 yield Shown(block.where, plain(command), tuple(lines), above)
 
 
-FOUND = [one for page in sorted((ROOT / "docs").rglob("*.md")) for one in shown(page)]
+FOUND = [one for page in pages(ROOT / "docs") for one in shown(page)]
 
 
 @pytest.mark.parametrize("one", FOUND, ids=lambda one: f"{one.where} {one.command[9:40]}")
