@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -71,7 +72,10 @@ def test_a_port_that_is_taken_is_named(run: Path, capsys: pytest.CaptureFixture[
 def test_watch_serves_until_it_is_interrupted(run: Path) -> None:
     command = [sys.executable, "-m", "rekindle.cli.main", "watch", str(run), "--port", "0"]
     command[1:3] = ["-c", "from rekindle.cli.main import main; main()"]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Tests that run behind a shell's `&` are told to ignore interrupts, and so would be their children.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own, preexec_fn=heed)
     try:
         assert watching.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", watching.stdout.readline())
