@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from types import FunctionType
 from typing import Any
 
+from rekindle.core.aggregate import SamplerWeighted
 from rekindle.core.evolution import Method
 from rekindle.core.method import PolicyGradient
 from rekindle.core.schedules import Schedule
@@ -24,6 +25,12 @@ class Place:
     path: str
     record: Any
     config: RunConfig
+
+    @property
+    def mean(self) -> object:
+        """How the record's loss is averaged, whatever its tokens weigh besides."""
+        mean = self.record.aggregate
+        return mean.inner if isinstance(mean, SamplerWeighted) else mean
 
 
 @dataclass(frozen=True, kw_only=True)

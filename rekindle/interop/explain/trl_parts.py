@@ -121,7 +121,7 @@ def kl(part: KLToReference, place: Place) -> Said:
     said = schedules(part, place)
     if part.estimator != "k3":
         return said + lacks(place, f"TRL's KL is k3, not {part.estimator}", part)
-    if part.aggregate != _mean(place):
+    if part.aggregate != place.mean:
         said += lacks(place, "TRL averages its KL as it does the loss", part.aggregate, at="aggregate")
     return (
         said if isinstance(part.coef, Schedule) else said + flags(beta=float(part.coef), use_bias_correction_kl=False)
@@ -165,11 +165,6 @@ def top(part: TopEntropy, place: Place) -> Said:
     if part.side != "top":
         return lacks(place, "TRL keeps the tokens of highest entropy only", part.side, at="side")
     return flags(top_entropy_quantile=part.share)
-
-
-def _mean(place: Place) -> object:
-    mean = place.record.aggregate
-    return mean.inner if isinstance(mean, SamplerWeighted) else mean
 
 
 TABLE: Table = {

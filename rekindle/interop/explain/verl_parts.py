@@ -59,9 +59,9 @@ def capped(part: CappedWeight, place: Place) -> Said:
 def gate(part: SoftGate, place: Place) -> Said:
     """sapo, which averages within each response first, whatever the mode."""
     said = policy_loss("sapo") + actor(tau_pos=part.tau_up, tau_neg=part.tau_down)
-    if isinstance(_mean(place), SequenceMean):
+    if isinstance(place.mean, SequenceMean):
         return said
-    return said + lacks(place, "verl's sapo averages within each response first", _mean(place), at="aggregate")
+    return said + lacks(place, "verl's sapo averages within each response first", place.mean, at="aggregate")
 
 
 def likelihood(part: Likelihood, place: Place) -> Said:
@@ -139,14 +139,9 @@ def value_loss(part: ValueLoss, place: Place) -> Said:
 
 
 def _like_the_loss(mean: object, place: Place) -> Said:
-    if mean == _mean(place):
+    if mean == place.mean:
         return Said()
     return lacks(place, "verl averages it as the policy's loss", mean, at="aggregate")
-
-
-def _mean(place: Place) -> object:
-    mean = place.record.aggregate
-    return mean.inner if isinstance(mean, SamplerWeighted) else mean
 
 
 TABLE: Table = {
