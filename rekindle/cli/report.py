@@ -27,7 +27,6 @@ class Origin(StrEnum):
 Runs = Annotated[list[str], typer.Argument(help="run folders, or the folder of a comparison", metavar="RUN...")]
 From = Annotated[Origin | None, typer.Option("--from", help="the folders are another trainer's: trl or verl")]
 Out = Annotated[str | None, typer.Option(help="the file (default: RUN/report.html, of several ./report.html)")]
-Run = Annotated[list[str], typer.Argument(help="run folders, or the folder of a comparison", metavar="RUN...")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")]
 MEGABYTE = 1_000_000
 
@@ -51,7 +50,7 @@ def report(runs: Runs, origin: From = None, out: Out = None) -> None:
     print(f"report: {file} ({len(text.encode()) / MEGABYTE:.1f} MB, {len(found)} run{'s' * (len(found) > 1)})")
 
 
-def watch(runs: Run, port: Port = 8765) -> None:
+def watch(runs: Runs, port: Port = 8765) -> None:
     """Serve the page of runs on this machine, and keep it up to date while they go on. Ctrl-C ends it."""
     from rekindle.report.page.live import serve
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +19,17 @@ from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.train.archive_tokens import FLOATS, ROUNDS, round_facts, tables, token_columns
 from rekindle.train.durable import flush
 
+if TYPE_CHECKING:
+    from rekindle.train.run import Run
+
 LOGGED = "reward/"  # columns of the user's own: of any kind, and maybe not in every round of a step
 TEXT = ("id", "prompt", "response", "answer", "label", "finish")
+
+
+def keeps_rollouts(run: Run, step: int) -> bool:
+    """Whether this rank writes down what `step` sampled. After a stop inside the step that is done already."""
+    every = run.resolved.config.checkpoint.rollouts
+    return bool(every) and step % every == 0 and not run.ranks.index
 
 
 def rows_of(rollouts: Rollouts, verdicts: Verdicts) -> dict[str, list[Any]]:

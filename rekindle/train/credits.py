@@ -15,6 +15,7 @@ from torch import Tensor
 from rekindle.core.method import PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.types import Batch, Now
+from rekindle.train.archive import keeps_rollouts
 from rekindle.train.durable import flush
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Credits:
 
 def note_credits(run: Run, part: Batch, now: Now) -> None:
     """Keep what an update did with its rows, where this rank writes the step's rollouts down."""
-    if run.folder is not None and not run.ranks.index:
+    if run.folder is not None and keeps_rollouts(run, run.step_index + 1):
         run.live.setdefault("credits", Credits()).add(part, now)
 
 

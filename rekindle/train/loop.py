@@ -8,7 +8,7 @@ from typing import Any
 from rekindle.core.evolution import Evolution
 from rekindle.errors import EngineDead, GuardStop
 from rekindle.tokens.sampling.base import Clocked
-from rekindle.train.archive import write_rollouts
+from rekindle.train.archive import keeps_rollouts, write_rollouts
 from rekindle.train.card import write_model_card
 from rekindle.train.checkpoint import save_model
 from rekindle.train.collapse import kept_by, noted, told_to_stop, watched
@@ -29,7 +29,7 @@ from rekindle.train.ruled import evaluated_by
 from rekindle.train.run import Run
 from rekindle.train.searches import flat
 from rekindle.train.step import one_step
-from rekindle.train.taking import halted_step, keeps_rollouts, save_together, stop
+from rekindle.train.taking import halted_step, save_together, stop
 
 
 def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 from rekindle.core.opened import Opened
 from rekindle.core.types import Metrics
 from rekindle.errors import EngineDead
-from rekindle.train.archive import write_rollouts
+from rekindle.train.archive import keeps_rollouts, write_rollouts
 from rekindle.train.checkpoint import save_checkpoint
 from rekindle.train.events import Log
 from rekindle.train.folder import Folder, Listener
@@ -70,12 +70,6 @@ def taken_step(run: Run, folder: Folder | None, log: Log) -> Metrics:
             run.memory, run.watched, run.kept = memory, watched, kept
             save_together(run, folder, log)
         raise
-
-
-def keeps_rollouts(run: Run, step: int) -> bool:
-    """Whether this rank writes down what `step` sampled. After a stop inside the step that is done already."""
-    every = run.resolved.config.checkpoint.rollouts
-    return bool(every) and step % every == 0 and not run.ranks.index
 
 
 def save_together(run: Run, folder: Folder, log: Log, opened: Opened | None = None) -> None:

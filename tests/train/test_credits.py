@@ -100,3 +100,8 @@ def test_a_clip_of_whole_responses_has_no_bounds_for_tokens(tmp_path: Path) -> N
     out = ran(tmp_path / "gspo", "gspo")
     table = pq.read_table(out / "credits" / "step-000001.parquet")
     assert "advantage" in table.column_names and BOUNDS not in (table.schema.metadata or {})
+
+
+def test_steps_without_rollouts_have_no_credits(tmp_path: Path) -> None:
+    out = ran(tmp_path / "run", "grpo", **{"checkpoint.rollouts": 2})
+    assert [place.name for place in (out / "credits").iterdir()] == ["step-000002.parquet"]
