@@ -61,11 +61,16 @@ def import_config(file: File, rival: From, out: Out) -> None:
     """Write another trainer's configuration as a run.toml, and say what was not understood."""
     from rekindle.errors import InputError
     from rekindle.interop.explain.written import imported
+    from rekindle.train.durable import write_text
 
     found = imported(file, rival)
-    path = Path(out)
+    path = Path(out).expanduser()
     if path.exists():
         raise InputError(f"{path} is there already: give another --out, or move it away")
-    path.write_text(found.text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, found.text)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): give an --out that you can write to") from error
     print("\n".join(found.notes))
     print(f"wrote {path}: rekindle train {found.method} --config {path}")

@@ -1,4 +1,4 @@
-"""`report` and `watch` as a user calls them."""
+"""`report` and `watch` as a user calls them, and where `import-config` writes."""
 
 from __future__ import annotations
 
@@ -90,3 +90,13 @@ def test_watch_serves_until_it_is_interrupted(run: Path) -> None:
     finally:
         watching.kill()
         watching.communicate()
+
+
+def test_an_imported_configuration_is_written_where_it_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text("epsilon: 0.2\n")
+    asked = ("import-config", tmp_path / "c.yaml", "--from", "trl", "--out")
+    assert code(*asked, tmp_path / "new" / "run.toml") == 0 and (tmp_path / "new" / "run.toml").is_file()
+    assert code(*asked, tmp_path / "c.yaml" / "run.toml") == 2
+    assert "cannot write" in " ".join(capsys.readouterr().err.split())
