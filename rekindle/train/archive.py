@@ -17,7 +17,7 @@ from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rewards.base import tidy
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.train.archive_tokens import FLOATS, ROUNDS, round_facts, tables, token_columns
-from rekindle.train.durable import flush
+from rekindle.train.durable import write_whole
 
 if TYPE_CHECKING:
     from rekindle.train.run import Run
@@ -77,17 +77,13 @@ def write_rollouts(
         found = [value for part in parts for value in part.get(name, [None] * len(part["id"]))]
         columns[name] = tidy(found) if name.startswith(LOGGED) else found
     place = folder / f"step-{step:06d}.parquet"
-    partial = place.with_name(f".{place.name}.partial")
     table = pa.table({n: pa.array(v, pa.string()) if n in TEXT else pa.array(v) for n, v in columns.items()})
     if tokens:
         table = _with_tokens(table, [rollouts for rollouts, _ in seen])
     there = [name for name in FLOATS if name in table.column_names]
     packed: dict[str, Any] = {"use_dictionary": [name for name in table.column_names if name not in FLOATS]}
     packed |= {"column_encoding": {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in there}} if there else {}
-    pq.write_table(table, partial, compression="zstd", **packed)
-    flush(partial)
-    partial.rename(place)
-    flush(folder)
+    write_whole(place, lambda partial: pq.write_table(table, partial, compression="zstd", **packed))
     return place
 
 

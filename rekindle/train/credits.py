@@ -16,7 +16,7 @@ from rekindle.core.method import PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.types import Batch, Now
 from rekindle.train.archive import keeps_rollouts
-from rekindle.train.durable import flush
+from rekindle.train.durable import write_whole
 
 if TYPE_CHECKING:
     from rekindle.train.run import Run
@@ -85,11 +85,7 @@ def write_credits(folder: Path, step: int, run: Run) -> Path | None:
     bounds = _bounds(run)
     if bounds is not None:
         table = table.replace_schema_metadata({BOUNDS: "{} {}".format(*bounds).encode()})
-    partial = place.with_name(f".{place.name}.partial")
-    pq.write_table(table, partial, compression="zstd")
-    flush(partial)
-    partial.rename(place)
-    flush(folder)
+    write_whole(place, lambda partial: pq.write_table(table, partial, compression="zstd"))
     return place
 
 

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,10 +68,19 @@ def remove(place: Path) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
+    write_whole(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make `file` under another name: it appears whole or not at all; a failure leaves no part of it."""
     partial = file.with_name(f".{file.name}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    flush(partial)
-    partial.rename(file)
+    try:
+        write(partial)
+        flush(partial)
+        partial.rename(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # a full disk has room again
+        raise
     flush(file.parent)
 
 

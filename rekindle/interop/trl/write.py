@@ -7,17 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rekindle.train.durable import PARTIAL, flush
+from rekindle.train.durable import write_whole
 
 
 def write_table(place: Path, table: pa.Table) -> Path:
     """Write the parquet file `place`; it appears whole or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}{PARTIAL}")
-    pq.write_table(table, partial, compression="zstd")
-    flush(partial)
-    partial.rename(place)
-    flush(place.parent)
+    write_whole(place, lambda partial: pq.write_table(table, partial, compression="zstd"))
     return place
 
 
