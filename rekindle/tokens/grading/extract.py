@@ -30,7 +30,8 @@ _MAYBE = r"(?:\s*(?:maybe|perhaps|possibly|rather)\b)?"
 _OR = rf"[(]?(?:[,/|;&+]|\\l?or(?![a-z])|\\text\s*\{{\s*(?:or|and)\s*\}}|(?:or|and)\b){_MAYBE}"
 _MORE = re.compile(rf"[*$\s]*{_OR}[*$\s]*[(\[]?([A-Z])(?![A-Za-z])")
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([A-Za-z0-9_+-]*)[ \t\r]*$", re.MULTILINE)
+# Blanks may stand before and after a language that may be empty: taken once, or a line of blanks is quadratic.
+_FENCE = re.compile(r"^[ \t]*+```[ \t]*+([A-Za-z0-9_+-]*+)[ \t\r]*+$", re.MULTILINE)
 _SHORT = 100
 """Characters in which a letter must be stated: the patterns above are not linear."""
 

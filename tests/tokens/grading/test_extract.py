@@ -110,6 +110,7 @@ _LONG = [
     "answer ",
     "(A)",
     " ",
+    "\t",
     "\\text{",
     "-",
     "*",
@@ -129,7 +130,8 @@ _LONG = [
 def test_no_rule_is_slow(rule: str, piece: str) -> None:
     text = "answer:" + piece * (49_000 // len(piece))
     began = time.process_time()
-    for tried in (text, text[7:], text[7:] + "answer:", "x" + "\ud800\x00" + text[:100]):
+    fenced = ("```" + text[7:] + "x", "```python" + text[7:] + "```")
+    for tried in (text, text[7:], text[7:] + "answer:", "x" + "\ud800\x00" + text[:100], *fenced):
         assert extract(rule, tried).status in ("ok", "no_answer", "ambiguous")
     assert time.process_time() - began < 1
     assert extract(rule, "1" * 50_001) == Found(None, "no_answer"), "too long to be looked at"
