@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -81,4 +82,18 @@ app.command("watch")(report.watch)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point of the command `rekindle`."""
-    sys.exit(run_safely(app, argv))
+    code = run_safely(app, argv)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        leave(code)
+    sys.exit(code)
+
+
+def leave(code: int) -> None:
+    """End a process that was one of several ranks, at once.
+
+    Threads of torch outlive the process group where weights are shared (`shard=full`), and now and then abort the
+    process where the interpreter is taken down around them: a run that is finished would look killed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -415,6 +415,19 @@ def test_a_rank_leaves_its_last_sentence_for_who_watches_it(tmp_path: Path) -> N
         raise InputError("said by whoever runs it")
 
 
+def test_the_command_of_a_rank_ends_at_once_with_its_code_and_what_it_wrote() -> None:
+    code = (
+        "import atexit, sys\nfrom rekindle.cli.main import main\natexit.register(print, 'taken down')\n"
+        "print('said', end='')\nmain(sys.argv[1:])"
+    )
+    ends = {}
+    for count in ("1", "2"):
+        command = [sys.executable, "-c", code, "show", "no_such_method"]
+        done = subprocess.run(command, env=os.environ | {"WORLD_SIZE": count}, capture_output=True, check=False)
+        ends[count] = (done.returncode, done.stdout, b"no_such_method" in done.stderr)
+    assert ends == {"1": (2, b"saidtaken down\n", True), "2": (2, b"said", True)}
+
+
 def test_a_rank_that_does_not_write_keeps_no_record() -> None:
     log = NoLog()
     assert isinstance(log, Log)
