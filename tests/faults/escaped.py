@@ -138,8 +138,12 @@ class World:
                     found.append(int(path.parent.name))
         return found
 
-    def known(self) -> dict[str, Any]:
-        """What a program is told: places, and no secret but the word that says that it did what it tried."""
+    def known(self, long: float = 30.0) -> dict[str, Any]:
+        """What a program is told: places, and no secret but the word that says that it did what it tried.
+
+        long: seconds that what is to be stopped goes on before it says so: long enough inside, where a busy machine
+        may be late to stop it, and short without barriers, where nothing does.
+        """
         places = {name: one.getsockname() for name, one in self.listeners.items()}
         ports = {name: places[name][1] for name in ("port", "port6", "udp")}
         assert self.victim is not None
@@ -161,6 +165,7 @@ class World:
             "worker": self.worker,
             "won": self.won,
             "mark": self.mark,
+            "long": long,
             "variable": VARIABLE,
         }
 
@@ -199,7 +204,7 @@ class World:
         kept = {"pass_fds": held, "cwd": fresh, "env": env, "start_new_session": True}
         try:
             silent = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-            return subprocess.run(line, timeout=20, **kept, **silent).stdout.decode("utf-8", "replace")  # type: ignore[call-overload]
+            return subprocess.run(line, timeout=120, **kept, **silent).stdout.decode("utf-8", "replace")  # type: ignore[call-overload]
         finally:
             for fd in held:
                 os.close(fd)

@@ -31,7 +31,7 @@ from rekindle.cli.main import app
 
 Place = Literal["FIFO", "DIRECTORY", "LOOP", "GONE", "EMPTY"]
 """What may stand at a path instead of a file with content."""
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds after which a command has hung."""
 ORDERS = """
 add allow ask change check choose copy convert define delete drop end fix give install leave lower make match mend merge
@@ -138,8 +138,9 @@ def called(command: Callable[[], int]) -> tuple[int, str]:
     err, out = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # as strict as a terminal
     with native(err), contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
         try:
-            with limited(DEADLINE):
+            with limited(DEADLINE) as late:
                 code = command()
+            code = -1 if late else code  # a command that took it for an error of its own
         except Late:
             code = -1
         except BaseException:  # a panic of a library in Rust is no Exception
@@ -164,16 +165,18 @@ def native(into: io.StringIO) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Late in what runs longer, also where it waits for a file."""
+def limited(seconds: float) -> Iterator[list[int]]:
+    """Late in what runs longer, also where it waits for a file; the list then has an entry."""
+    told: list[int] = []
 
     def late(number: int, frame: FrameType | None) -> None:
+        told.append(number)
         raise Late
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        yield told
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

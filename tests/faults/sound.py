@@ -11,7 +11,6 @@ from rekindle.cli.main import app
 from rekindle.tokens.loader import load_model
 from rekindle.tokens.lora import adapt, save_adapter
 from tests.cli.folders import llama_folder
-from tests.faults.malformed import called
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
@@ -37,8 +36,7 @@ def adapter(folder: Path, base: Path) -> Path:
 def run(folder: Path) -> Path:
     """A finished run of two steps whose events go on for forty."""
     flags = ["--prompts", "2", "--group", "2", "--steps", "2", "--set", "rollout.votes=4", "--task", "digit_sum"]
-    code, err = called(lambda: run_safely(app, ["train", "evol_rl", *flags, "--out", str(folder)]))
-    assert code == 0, err
+    assert run_safely(app, ["train", "evol_rl", *flags, "--out", str(folder)]) == 0
     steps = [
         {
             "kind": "step",

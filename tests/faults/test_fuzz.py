@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from random import Random
 
@@ -48,10 +49,22 @@ def test_what_is_slow_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     report = fuzz.Report()
     report.try_one("slow", slow, "a" * 1_900, "")
-    assert "slow" in report.late and report.slowest[True][1] == "slow"
+    assert report.slowest[True][1] == "slow" and not report.late
+    assert list(report.judge().late) == ["slow, short"]
+    calls = iter([0.2, 0.2])
+    once = fuzz.Report()
+    once.try_one("once", lambda text, other: spun(next(calls, 0.0)), "a", "")
+    assert once.suspects and not once.judge().late, "a machine that stood still is no slow call"
     monkeypatch.setattr(fuzz, "HANG", 0.1)
     report.try_one("endless", lambda text, other: [None for _ in iter(int, 1)], "a", "")
     assert any(what.startswith("endless: Late") for what in report.crashes)
+
+
+def spun(seconds: float) -> None:
+    """Work for so long."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 def test_texts_are_the_same_for_a_seed_and_reach_every_pool() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,12 +32,29 @@ def started(out: Path, options: dict[str, int]) -> subprocess.Popen[str]:
     return subprocess.Popen(line, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def until(out: Path, process: subprocess.Popen[str], step: int, seconds: float = 120) -> None:
+def until(out: Path, process: subprocess.Popen[str], step: int, seconds: float = 600) -> None:
     """Wait for the checkpoint of a step."""
     last = time.monotonic() + seconds
     while not (out / "checkpoints" / f"step-{step:06d}").is_dir():
         assert process.poll() is None and time.monotonic() < last, process.stderr
         time.sleep(0.005)
+
+
+def struck(out: Path, options: dict[str, int], strike: Callable[[int], None]) -> tuple[int, str]:
+    """A run that is struck by its process id once step 1 is saved: its exit code, and what it said.
+
+    Tried again where it was over before: this process may have stood still in between.
+    """
+    for _ in range(5):
+        process = started(out, options)
+        until(out, process, 1)
+        with suppress(ProcessLookupError, IndexError):  # it has just ended
+            strike(process.pid)
+        said = process.communicate(timeout=600)[1]
+        if process.returncode:
+            return process.returncode, said
+        shutil.rmtree(out)
+    raise AssertionError("it ends as if nothing had struck it")
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +69,8 @@ def test_one_signal_saves_and_ends(
     number: signal.Signals, code: int, complete: Path, tmp_path: Path, fault: Fault
 ) -> None:
     out = tmp_path / "run"
-    process = started(out, SLOW)
-    until(out, process, 1)
-    process.send_signal(number)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == code and "Traceback" not in said
+    got, said = struck(out, SLOW, lambda pid: os.kill(pid, number))
+    assert got == code and "Traceback" not in said
     assert "saving at the next safe place" in said and "with --resume goes on" in said and number.name in said
     assert [record["signal"] for record in marks(out, "stop")] == [number.name]
     gone_on(out, options=SLOW)
@@ -63,11 +80,13 @@ def test_one_signal_saves_and_ends(
 
 
 DREAMS = """
+import pathlib
 import time
 from rekindle.methods import grpo
 
 def dream(advantage, batch):
-    time.sleep(20)
+    pathlib.Path("{dreaming}").touch()
+    time.sleep(300)
     return advantage
 
 def method():
@@ -75,23 +94,33 @@ def method():
 """
 
 
-def test_the_second_signal_ends_at_once(tmp_path: Path, fault: Fault) -> None:
-    out, own = tmp_path / "run", tmp_path / "own.py"
-    own.write_text(DREAMS)
+def asleep(out: Path) -> subprocess.Popen[str]:
+    """A run that has begun a step and stays in it."""
+    own, dreaming = out.with_suffix(".py"), out.with_suffix(".dreaming")
+    own.write_text(DREAMS.replace("{dreaming}", str(dreaming)))
     line = [f"{own}:method" if word == "grpo" else word for word in words("--out", str(out), options={"steps": STEPS})]
     process = subprocess.Popen(line, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    last = time.monotonic() + 60
-    while not (out / "events.jsonl").is_file():
-        assert time.monotonic() < last
+    last = time.monotonic() + 600
+    while not dreaming.exists():
+        assert process.poll() is None and time.monotonic() < last
         time.sleep(0.01)
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)  # the same request, as a scheduler and a launcher both make it
-    time.sleep(0.7)
+    return process
+
+
+def test_the_second_signal_ends_at_once(tmp_path: Path, fault: Fault) -> None:
+    for attempt in range(5):  # the two that are one request may come too far apart on a machine that stands still
+        out = tmp_path / f"run{attempt}"
+        process = asleep(out)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None and "saving at the next safe place" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)  # the same request, as a scheduler and a launcher both make it
+        time.sleep(0.7)
+        if process.poll() is None:
+            break
+        process.communicate()
     assert process.poll() is None, "two in a row are one"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=120)
     assert process.returncode == -signal.SIGTERM and marks(out, "stop") == []
     does = "the process ends at once, nothing is written; two within half a second are one request"
     fault("signals", "a second SIGTERM, while a step takes its time", does)
@@ -128,11 +157,8 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_a_signal_to_the_launcher_saves_all_ranks(number: signal.Signals, tmp_path: Path, fault: Fault) -> None:
     out, reference = tmp_path / "run", tmp_path / "whole"
     assert command("--out", str(reference), options=RANKS).returncode == 0
-    process = started(out, RANKS)
-    until(out, process, 1)
-    process.send_signal(number)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 128 + number and f"stopped by {number.name}" in said and "Traceback" not in said
+    code, said = struck(out, RANKS, lambda pid: os.kill(pid, number))
+    assert code == 128 + number and f"stopped by {number.name}" in said and "Traceback" not in said
     assert checkpoints(out / "checkpoints")
     assert command("--out", str(out), "--resume", options=RANKS).returncode == 0
     assert differences(reference, out) == []
@@ -144,11 +170,8 @@ def test_a_signal_to_the_launcher_saves_all_ranks(number: signal.Signals, tmp_pa
 def test_a_dead_rank_ends_the_run_in_a_sentence(tmp_path: Path, fault: Fault) -> None:
     out, reference = tmp_path / "run", tmp_path / "whole"
     assert command("--out", str(reference), options=RANKS).returncode == 0
-    process = started(out, RANKS)
-    until(out, process, 1)
-    os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 4 and "rank 1 was killed (SIGKILL)" in said
+    code, said = struck(out, RANKS, lambda pid: os.kill(ranks_of(pid)[1], signal.SIGKILL))
+    assert code == 4 and "rank 1 was killed (SIGKILL)" in said
     assert command("--out", str(out), "--resume", options=RANKS).returncode == 0
     assert differences(reference, out) == []
     does = "the other rank is stopped, exit code 4 with the rank's name; --resume ends bit for bit"

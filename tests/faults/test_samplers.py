@@ -46,7 +46,7 @@ def test_graders_that_are_killed_are_replaced(fault: Fault) -> None:
 
 def actors(pid: int) -> list[int]:
     """The processes of Ray's actors below a process, once there are some."""
-    last = time.monotonic() + 90
+    last = time.monotonic() + 600
     while time.monotonic() < last:
         with suppress(psutil.Error):
             found = [
@@ -63,13 +63,13 @@ def struck(out: Path, options: dict[str, object]) -> tuple[int, str]:
     line = words("--out", str(out), options={"steps": STEPS, **options})
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = subprocess.Popen(line, env=ENVIRONMENT, text=True, **quiet)
-    last = time.monotonic() + 150
+    last = time.monotonic() + 600
     while not checkpoints(out / "checkpoints"):
         assert process.poll() is None and time.monotonic() < last
         time.sleep(0.01)
     for pid in actors(process.pid):
         os.kill(pid, signal.SIGKILL)
-    said = process.communicate(timeout=240)[1]
+    said = process.communicate(timeout=900)[1]
     return process.returncode, said
 
 

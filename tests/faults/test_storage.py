@@ -57,7 +57,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(kibibytes: int, tmp_path: P
     disk = tmp_path / "disk"
     disk.mkdir()
     program = [*alone, sys.executable, "-m", "tests.faults.full_disk", str(disk), str(kibibytes)]
-    done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=300, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert "No space left on device" in told["said"] and "free space there, then --resume" in told["said"]

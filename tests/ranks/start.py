@@ -27,7 +27,7 @@ def start(count: int, *arguments: str, **more: str) -> list[subprocess.Popen[str
     ]
 
 
-def ended(crew: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str, str]]:
+def ended(crew: list[subprocess.Popen[str]], seconds: float = 600) -> list[tuple[int, str, str]]:
     """(exit code, stdout, stderr) of each; those that are late are killed."""
     try:
         said = [rank.communicate(timeout=seconds) for rank in crew]

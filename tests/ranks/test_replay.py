@@ -19,7 +19,7 @@ def rekindle(*words: str | Path) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of a command in processes of one thread each."""
     told = {n: v for n, v in os.environ.items() if n not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
     call = [sys.executable, "-m", "rekindle", *map(str, words)]
-    done = subprocess.run(call, env=told, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(call, env=told, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -78,7 +78,7 @@ def started(words: list[str], *before: str) -> subprocess.Popen[str]:
     return subprocess.Popen(call, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str, str]:
+def finished(process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str, str]:
     """(exit code, stdout, stderr)."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
@@ -118,7 +118,7 @@ def alive(pid: int) -> bool:
 
 def after_first_checkpoint(process: subprocess.Popen[str], out: Path) -> None:
     """Wait until there is something to go on from."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None and checkpoints(out / "checkpoints")
@@ -167,7 +167,7 @@ def test_a_killed_rank_ends_all_and_one_rank_goes_on(alone: Path, tmp_path: Path
     os.kill(second, signal.SIGKILL)
     began = time.monotonic()
     code, _, err = finished(process)
-    assert code == 4 and time.monotonic() - began < 15, err
+    assert code == 4 and time.monotonic() - began < 90, err
     assert "rank 1 was killed (SIGKILL)" in err and "--resume" in err and "Traceback" not in err
     assert not alive(first) and not alive(second)
     assert not (out / "final").exists()
@@ -217,7 +217,7 @@ def test_ranks_follow_the_process_that_watches_them(tmp_path: Path) -> None:
     after_first_checkpoint(process, out)
     crew = ranks_below(process)
     process.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while any(map(alive, crew)) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.communicate()  # rank 0 held its output open

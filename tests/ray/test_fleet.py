@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from rekindle.tokens.sampling.simulated import SimulatedHand, SimulatedPlan
 from tests.ray.crews import WEIGHTS, ThreadCrew, blocks
 
 
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     """Waits for something that another thread is about to bring about."""
     end = time.monotonic() + seconds
     while not true():
@@ -97,8 +98,16 @@ def test_expected_tokens_are_prompts_and_a_share_of_the_longest_response() -> No
 
 
 def test_long_blocks_and_short_ones_are_evened_out() -> None:
+    drawn, enough = Counter[int](), threading.Event()
+
     def work(worker: int, block: Block) -> None:
-        time.sleep(0.02 * (10 if block.place == 0 else 1))
+        if block.place == 0:
+            assert enough.wait(60), "the long block ends once the other worker has done eight"
+            return
+        time.sleep(0.02)
+        drawn[worker] += 1
+        if max(drawn.values()) >= 8:
+            enough.set()
 
     crew = ThreadCrew(SimulatedPlan(), 2, work)
     with fleet(crew, depth=1) as there:

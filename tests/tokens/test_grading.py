@@ -7,7 +7,7 @@ import time
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rekindle.tokens.grading import after_think, extract_boxed, find_boxed, grade, normalise, reference_text
@@ -77,7 +77,7 @@ def _by_counting(text: str) -> str | None:
     return None
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from([r"\boxed{", r"\fbox{", "{", "}", "1", " "]), max_size=14).map("".join))
 def test_the_scan_agrees_with_counting_braces(text: str) -> None:
     assert extract_boxed(text) == _by_counting(text)
@@ -139,14 +139,14 @@ def test_normalise(text: str | None, canonical: str | None) -> None:
     assert normalise(text) == canonical
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=60))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalise(text)
     assert normalise(once) == once
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(), st.integers().filter(bool))
 def test_a_number_equals_itself_in_every_spelling(above: int, below: int) -> None:
     assert normalise(f"{above}/{below}") == normalise(rf"\frac{{{above}}}{{{below}}}")

@@ -22,7 +22,7 @@ from tests.tokens.grading.test_grader import on_ranks
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    made = Grader("math", "boxed", deadline=4.0)
+    made = Grader("math", "boxed", deadline=6.0)
     yield made
     made.close()
 

@@ -24,7 +24,7 @@ SMALL = {
     "checkpoint.every": 0,
     "system_prompt": "",
     "grading.by": "math",
-    "grading.deadline": 3.0,
+    "grading.deadline": 6.0,
 }
 FORCED = (r"\boxed{2\cdot 4}", r"\boxed{9^{9^{9^9}}}", r"\boxed{9}", "nothing")
 

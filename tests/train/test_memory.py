@@ -246,7 +246,7 @@ train("grpo", task="digit_sum", steps=2, out=sys.argv[1],
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits on memory")
 def test_an_allocation_that_really_fails_names_the_setting(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", LIMITED, str(tmp_path / "run")], capture_output=True, text=True, timeout=600
     )
     assert "GuardStop: out of memory" in done.stderr, done.stderr[-2000:]
     assert "descent.micro_batch=8000" in done.stderr and "MiB" in done.stderr

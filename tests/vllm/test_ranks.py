@@ -15,7 +15,7 @@ from rekindle.train.events import read_events
 def test_two_ranks_with_an_engine_each_train_to_the_end(tmp_path: Path) -> None:
     words = ["train", "evol_rl", "--steps", "2", "--prompts", "4", "--group", "2", "--set", "rollout.votes=2"]
     words += ["--set", "evaluate.baseline=false", "--sampler", "vllm", "--ranks", "2", "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-m", "rekindle", *words], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([sys.executable, "-m", "rekindle", *words], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     steps = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event["kind"] == "step"]

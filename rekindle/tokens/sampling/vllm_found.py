@@ -23,7 +23,7 @@ RANGE = f"{SINCE} or later and below {BEFORE}"
 REMEDY = "build the environment that has it (`make vllm-env` in a clone) and run rekindle there"
 NEIGHBOURS = ("torch", "transformers", "numpy")
 OPTIONAL = ("torchvision", "torchaudio", "torchcodec")
-SECONDS = 120
+SECONDS = 300
 _LOOK = (
     "import json, sys, vllm; from vllm.platforms import current_platform as p; "
     "sys.stdout.write('\\n' + json.dumps([vllm.__version__, p.device_type]))"

@@ -131,7 +131,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
 def test_the_example_over_http(service: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = f"{HTTP}:run"
     assert decoded(run_elsewhere(spec, DOUBLE, "f(3)", "", 10.0).value) == (6, {"a"})
-    assert run_elsewhere(spec, "while True: pass", None, "", 0.5).status == "timeout"
+    assert run_elsewhere(spec, "while True: pass", None, "", 2.0).status == "timeout"
     with contextlib.closing(Grader("code", "boxed", workers=1, programs=Programs(spec))) as grader:
         grades = grader.compare([(source, '[{"input": "2", "output": "4"}]') for source in ("print(4)", "print(5)")])
         assert [grade.success for grade in grades] == [True, False]
@@ -182,7 +182,8 @@ def test_the_example_of_docker_by_its_command_line(tmp_path: Path, monkeypatch: 
     assert module.run("print(input())", None, "hello\n", 20.0) == Ran("ok", "hello\n")
     for code in (3, 124, 125, 126, 127):
         assert module.run(f"raise SystemExit({code})", None, "", 20.0).status == "failed", "it does not go ungraded"
-    assert module.run("while True: pass", None, "", 0.5).status == "timeout" and len(log.read_text().splitlines()) == 8
+    assert len(log.read_text().splitlines()) == 7, "a container each"
+    assert module.run("while True: pass", None, "", 0.5).status == "timeout"
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "sh").symlink_to("/bin/sh")
     with pytest.raises(RuntimeError, match="docker: "):  # an image without python3 is no fault of the program

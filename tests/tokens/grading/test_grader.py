@@ -25,7 +25,7 @@ TOWER = "9^{9^{9^9}}"
 
 @pytest.fixture(scope="module")
 def math() -> Iterator[Grader]:
-    made = Grader("math", "boxed", deadline=3.0)
+    made = Grader("math", "boxed", deadline=5.0)
     yield made
     made.close()
 
@@ -157,7 +157,7 @@ def test_choice_and_exact_need_no_worker() -> None:
 
 
 def test_programs_and_json_in_real_workers() -> None:
-    code = Grader("code", "boxed", deadline=5.0)
+    code = Grader("code", "boxed", deadline=30.0)
     code.refuse_unsafe()
     program = "```python\ndef f(x):\n    return {}\n```"
     grades = rows(
@@ -170,7 +170,7 @@ def test_programs_and_json_in_real_workers() -> None:
         None,
     ]
     schema = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}})
-    typed = Grader("json", "boxed", deadline=5.0)
+    typed = Grader("json", "boxed", deadline=30.0)
     grades = rows(typed, ['{"a": 1}', '{"a": 1, "b": 2}', "```json\n{}\n```\n```json\n{}\n```"], schema)
     typed.close()
     assert [g.success for g in grades] == [True, False, False] and grades[2].status == "ambiguous"

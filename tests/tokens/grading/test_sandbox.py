@@ -28,7 +28,7 @@ DOUBLE = "def f(x):\n    return x * 2\n\n\ndef g(x):\n    return [x, 1]\n"
 @pytest.fixture(scope="module", autouse=True)
 def pool() -> Iterator[None]:
     """Programs run below a worker, as in a run: it ends all that is below itself."""
-    POOL.append(Pool(1, deadline=15.0))
+    POOL.append(Pool(1, deadline=60.0))
     yield
     POOL.pop().close()
     assert not workers()
@@ -37,6 +37,24 @@ def pool() -> Iterator[None]:
 POOL: list[Pool] = []
 BUSY = 4.5
 """Seconds for a limit of one: less than the five that a test may take, and than what hangs."""
+
+
+def timely(tests: Any, source: str, seconds: float) -> dict[str, Any]:
+    """The grade, within BUSY; a machine that stands still is asked again."""
+    for _ in range(3):
+        began = time.monotonic()
+        got = grade(tests, source, seconds)
+        if time.monotonic() - began < BUSY:
+            return got
+    raise AssertionError(f"{BUSY} s are over each time")
+
+
+def alone() -> bool:
+    """Whether the worker is alone again; what was killed takes a moment to be gone."""
+    last = time.monotonic() + 20
+    while len(workers()) != 1 and time.monotonic() < last:
+        time.sleep(0.05)
+    return len(workers()) == 1
 
 
 def asked(target: str, *call: Any) -> Any:
@@ -216,28 +234,25 @@ FAST = (
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.heavy) for name in EXPLOITS]
 )
 def test_no_exploit_is_a_success(name: str) -> None:
-    began = time.monotonic()
-    got = grade(["assert f(2) == 4"], EXPLOITS[name], seconds=1.0)
+    got = timely(["assert f(2) == 4"], EXPLOITS[name], seconds=1.0)
     assert got["success"] is False and got["share"] == 0.0
-    assert time.monotonic() - began < BUSY, "the limit, and what a busy machine takes besides"
-    assert len(workers()) == 1, "the worker alone"
+    assert alone(), "the worker alone"
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["leaves", "hangs", "prints a verdict", "writes to every descriptor", "forks"])
 def test_no_exploit_of_a_script_is_a_success(name: str) -> None:
     got = grade([{"input": "2", "output": "4"}], EXPLOITS[name], seconds=1.0)
-    assert got["success"] is False and len(workers()) == 1
+    assert got["success"] is False and alone()
 
 
 def test_after_the_first_that_runs_out_of_time_no_test_is_run() -> None:
-    began = time.monotonic()
-    got = grade(
+    got = timely(
         ["assert f(2) == 4", "assert f(0) == 0", "assert f(0) == 0"],
         "def f(x):\n    while x == 0: pass\n    return 4",
-        1.0,
+        2.5,
     )
-    assert time.monotonic() - began < BUSY and got["share"] == pytest.approx(1 / 3) and got["timeout"] is True
+    assert got["share"] == pytest.approx(1 / 3) and got["timeout"] is True
 
 
 @pytest.mark.parametrize("call", [None, "f(2)"])
