@@ -32,9 +32,10 @@ its manifest says, names those that it passes over and why, and counts the event
 **Which checkpoints stay**: the last `checkpoint.keep` (2), that of the best `checkpoint.best` (such as `pass@16`;
 `checkpoints/best.json` says which), and every `checkpoint.archive` steps.
 
-**Signals.** SIGTERM and SIGINT let the update that goes on finish, save, inside the step if need be, and end with 143
-or 130; a second one, half a second later or more, ends the process at once. With ranks all stop at the same update;
-the launcher passes the signal on.
+**Signals.** SIGTERM and SIGINT are heard before an update and after a step: what goes on until then (the rest of a
+sampling, its grading, an update, an evaluation) is finished, the run saved, inside the step if need be, and ended with
+143 or 130. A scheduler's grace period has to hold the longest of these. A second signal, half a second later or more,
+ends the process at once. With ranks all stop at the same update; the launcher passes the signal on.
 
 **Exit codes**: 0 done, 2 input, 3 a guard stopped the run, 4 an engine or a rank died, 130 and 143 stopped and saved.
 

@@ -142,7 +142,9 @@ def environment(count: int, meeting: Path) -> dict[str, str]:
     """What all ranks of one machine are told. They meet in the new file `meeting`: others could reach a port."""
     threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": str(count), MEETING: str(meeting)}
-    return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | address
+    # Gloo's sockets between them, too, are opened where no other machine reaches them.
+    inside = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() else {}
+    return {"OMP_NUM_THREADS": str(threads)} | inside | dict(os.environ) | address
 
 
 @contextmanager

@@ -15,6 +15,7 @@ HIGH = 1.28
 """The upper clip bound of DAPO (arXiv 2503.14476)."""
 BONUS = 0.003
 """Between 0.001, which did nothing, and 0.01, which exploded, in arXiv 2505.22617."""
+BACK = "go back to the best evaluation's checkpoint and stop there"
 CROWD = 0.5
 """Dead groups are mentioned beside falling entropy from this share on."""
 SAID: Mapping[str, str] = {
@@ -59,24 +60,25 @@ def said(signal: str, finding: Finding, trace: Trace, watch: Watch) -> str:
 def remedy(signal: str, options: Mapping[str, Any]) -> str:
     """What to do, in options that this run has; they are those of a new run, for a resumed one keeps its options."""
     if signal in STEADY:
-        return " or ".join([*_entropy(options), *_slower(options)])
+        return " or ".join([*_entropy(options), *_slower(options)]) or BACK
     if signal in ("update_kl", "clip"):
         return " or ".join([*_slower(options), "take fewer updates a step (descent.minibatches, descent.epochs)"])
     if signal in ("length", "truncated", "repetition"):
         return " or ".join(["read rollouts/ for what is repeated", "raise rollout.max_tokens", *_slower(options)])
     if signal == "dead":
         return "use harder or easier prompts, or a method that drops or uses such groups (dapo, greso, rl_zvp)"
-    return " or ".join(["go back to the best evaluation's checkpoint and stop there", *_slower(options)])
+    return " or ".join([BACK, *_slower(options)])
 
 
 def _entropy(options: Mapping[str, Any]) -> list[str]:
     """Ways to keep entropy that the record leaves open."""
     clip, method = options.get("objective.high"), str(options["method"])
     ways = [f"set objective.high={HIGH} (clip-higher)"] if isinstance(clip, float) and clip < HIGH else []
-    bonus = [path for path, part in options.items() if part == "EntropyBonus" and path.startswith("terms.")]
-    if not bonus:
-        return [*ways, f"train {method}+entropy_bonus with a coef of {BONUS}"]
-    return [*ways, f"raise {bonus[0]}.coef (now {options[f'{bonus[0]}.coef']:g})"]
+    bonus = [path for path, part in options.items() if part == "EntropyBonus" and "terms." in path]
+    if bonus:
+        return [*ways, *(f"raise {path}.coef (now {options[f'{path}.coef']:g})" for path in bonus)]
+    combines = any(path.partition(".")[0] == "terms" for path in options)  # not a search, nor stages
+    return [*ways, f"train {method}+entropy_bonus with a coef of {BONUS}"] if combines else ways
 
 
 def _slower(options: Mapping[str, Any]) -> list[str]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 
 import pytest
 
+from rekindle.methods import names
 from rekindle.train.collapse import VERDICT, bought, collapsing, evidence, look, sentences, values
+from rekindle.train.find import find_method, make_method
+from rekindle.train.options import flatten
 from rekindle.train.remedies import remedy, stop_notes
 from rekindle.train.sections_watch import Watch
 from rekindle.train.signals import SIGNALS
 from rekindle.train.traces import fresh, seen
 from tests.train.watched import ONE, records, remembered, sights, traced
 
-OPTIONS = {"method": "ttrl", "objective.high": 1.2, "descent.lr": 1e-3}
+OPTIONS = {"method": "ttrl", "objective.high": 1.2, "terms": (), "descent.lr": 1e-3}
 FALL = {
     "entropy": [1.0, 0.8, 0.6, 0.4, 0.2, 0.05, 0.02],
     "answers/distinct": [0.5, 0.5, 0.4, 0.3, 0.1, 0.1, 0.1],
@@ -120,6 +124,17 @@ def test_every_sign_has_words_and_a_remedy_in_this_runs_options() -> None:
     bonus = {**OPTIONS, "terms.0": "EntropyBonus", "terms.0.coef": 0.001}
     assert "raise terms.0.coef (now 0.001)" in remedy("spent", bonus) and "+entropy_bonus" not in remedy("spent", bonus)
     assert "descent.lr" not in remedy("coverage", {"method": "essa"})
+
+
+@pytest.mark.parametrize("method", names())
+def test_what_a_remedy_tells_to_train_or_to_set_is_there(method: str) -> None:
+    options = flatten(make_method(find_method(method))) | {"method": method}
+    told = remedy("spent", options)
+    if "+entropy_bonus" in told:
+        assert make_method(find_method(f"{method}+entropy_bonus"))
+    for path in re.findall(r"(?:raise|lower) (\S+) \(now", told):
+        assert path in options
+    assert told
 
 
 def test_the_event_holds_the_evidence_as_numbers() -> None:

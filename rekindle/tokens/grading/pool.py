@@ -65,11 +65,12 @@ class Pool:
         Arguments are picklable; results are what JSON holds (a tuple comes back as a list), at most 1 MiB. deadline:
         of each of these calls, None as the pool's. EngineDead where no worker starts or the target is not importable.
         """
-        self._start()
         seconds = self.deadline if deadline is None else deadline
         waiting = [_Call(bytes(ForkingPickler.dumps((target, call))), seconds, Future()) for call in calls]
-        for one in waiting:
-            self._calls.put(one)
+        with self._lock:  # once it is closed, nobody would take what is put
+            self._start()
+            for one in waiting:
+                self._calls.put(one)
         outcomes = [one.future.result() for one in waiting]
         with self._lock:
             self.counts.update(outcome.status for outcome in outcomes)
@@ -82,15 +83,14 @@ class Pool:
         self._at_exit()
 
     def _start(self) -> None:
-        with self._lock:
-            if self._closed:
-                raise EngineDead("the grading workers are closed: no response can be graded any more")
-            for _ in range(self.workers - len(self._threads)):
-                slot = _Slot(self.memory, self.prepare)
-                thread = threading.Thread(target=_serve, args=(slot, self._calls), daemon=True, name="grading")
-                self._slots.append(slot)
-                self._threads.append(thread)
-                thread.start()
+        if self._closed:
+            raise EngineDead("the grading workers are closed: no response can be graded any more")
+        for _ in range(self.workers - len(self._threads)):
+            slot = _Slot(self.memory, self.prepare)
+            thread = threading.Thread(target=_serve, args=(slot, self._calls), daemon=True, name="grading")
+            self._slots.append(slot)
+            self._threads.append(thread)
+            thread.start()
 
 
 @dataclass(frozen=True)

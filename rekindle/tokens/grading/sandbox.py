@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def run(source: str | None, call: str | None, stdin: str, seconds: float, needed
     """
     nonce = secrets.token_hex(16)
     job = {"source": source, "call": call, "nonce": nonce, "limits": _limits(seconds), "needed": list(needed)}
-    with tempfile.TemporaryDirectory(prefix="grading-") as folder, contextlib.ExitStack() as stack:
+    with _place() as folder, contextlib.ExitStack() as stack:
         job_fd = _memory_file(stack, json.dumps(job))
         input_fd = _memory_file(stack, stdin)
         results, answer_fd = os.pipe()
@@ -88,6 +88,19 @@ def run(source: str | None, call: str | None, stdin: str, seconds: float, needed
             _end(process)
     found = _answer(answer, nonce)
     return Ran(status, output.decode("utf-8", "replace"), *(found or (None, False)))
+
+
+@contextlib.contextmanager
+def _place() -> Iterator[str]:
+    """An empty folder that is gone afterwards. That a program's files cannot be removed does not undo its verdict."""
+    made = tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True)
+    try:
+        yield made.name
+    finally:
+        with contextlib.suppress(RecursionError):
+            made.cleanup()
+        if os.path.exists(made.name):  # folders in folders, deeper than Python follows
+            subprocess.run(["rm", "-rf", "--", made.name], check=False, stderr=subprocess.DEVNULL)
 
 
 def _limits(seconds: float) -> dict[int, int]:

@@ -29,6 +29,17 @@ def pool() -> Iterator[Pool]:
     assert not workers(), "close leaves no child"
 
 
+class Closing:
+    """Closes a pool while it is being pickled."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        self.pool.close()
+        return int, (1,)
+
+
 def test_results_come_in_the_order_of_the_calls(pool: Pool) -> None:
     outcomes = pool.map(f"{HERE}:double", [(n,) for n in range(50)])
     assert [o.value for o in outcomes] == [2 * n for n in range(50)] and pool.counts == {"ok": 50}
@@ -154,6 +165,13 @@ def test_a_closed_pool_says_so_and_calls_under_way_end() -> None:
     assert not workers()
     with pytest.raises(EngineDead, match="closed"):
         pool.map(f"{HERE}:double", [(1,)])
+
+
+def test_a_pool_that_is_closed_while_calls_are_made_ready_takes_none() -> None:
+    pool = Pool(1, deadline=30.0)
+    pool.map(f"{HERE}:double", [(1,)])
+    with pytest.raises(EngineDead, match="closed"):
+        pool.map(f"{HERE}:double", [(Closing(pool),)])
 
 
 def test_a_pool_that_is_forgotten_closes() -> None:
