@@ -39,7 +39,7 @@ Cache = dict[tuple[Path, int, str], Measured]
 def document(runs: Sequence[Recording], cache: Cache | None = None) -> dict[str, Any]:
     """All that the page shows, as JSON without NaN. cache: of steps that were looked at before, kept up to date."""
     runs = distinct(runs)
-    looked = {run: measured(run, {} if cache is None else cache) for run in runs}
+    looked = measured(runs, {} if cache is None else cache)
     rollouts = shelf(runs)
     found = {
         "title": ", ".join(dict.fromkeys(run.method for run in runs)),

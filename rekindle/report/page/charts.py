@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rekindle.report.page.panels import MOST_POINTS, SEP, Chart, Point
+from rekindle.report.page.panels import MOST_POINTS, Chart, Point
 
 BASE = "base"
 """The start model's curve: grey, wherever it is."""
+FIT = "fit"
+"""What the numbers of a fitted curve stand under."""
 
 
 def lines(
@@ -22,49 +24,68 @@ def lines(
 ) -> Chart:
     """Lines with bands. rule: {"y": value, "name": text} horizontal lines. scale: of the y axis."""
     values = [named(row) for row in rows]
-    runs, parts = (list(dict.fromkeys(row[key] for row in values)) for key in ("run", "part"))
     whole = {"tickMinStep": 1, "format": "d"} if x == "step" else {}
     encode: dict[str, Any] = {
         "x": {"field": "x", "type": "quantitative", "title": x, "axis": whole},
-        "color": colour(runs),
+        "color": colour(list(dict.fromkeys(row["run"] for row in values))),
     }
     y_axis = {"field": "y", "type": "quantitative", "title": y, "scale": {"zero": False, **(scale or {})}}
-    tip = [
-        {"field": "group", "type": "nominal", "title": "run"},
-        {"field": "x", "type": "quantitative", "title": x},
-        {"field": "y", "type": "quantitative", "title": y, "format": ".4~g"},
-    ]
-    layer: list[dict[str, Any]] = []
-    if any("low" in row for row in rows):
-        band = {"y": {"field": "low", "type": "quantitative", "title": y}, "y2": {"field": "high"}}
-        layer.append({"mark": {"type": "area", "opacity": 0.16}, "encoding": {**band, "detail": {"field": "group"}}})
-    dotted = len(rows) <= 24 * len(runs) * len(parts)
-    encoding = {"y": y_axis, "tooltip": tip} | ({"strokeDash": dash(parts)} if len(parts) > 1 else {})
-    layer.append({"mark": {"type": "line", "point": dotted}, "encoding": encoding})
+    layer = [*_bands(values, y), _line(values, x, y_axis)]
     spec: dict[str, Any] = {"data": {"values": values}, "encoding": encode, "layer": layer}
     if rule:
         spec = {"layer": [spec, *ruled(rule)]}
-    return Chart(title=title, spec=spec, says=spoken(title, rows), note=thinned(rows, x))
+    return Chart(title=title, spec=spec, says=spoken(title, rows, rule), note=remarks(rows, x))
+
+
+def _line(values: Sequence[Point], x: str, y_axis: Mapping[str, Any]) -> dict[str, Any]:
+    """The mark of the curves: a dash a part, and a line anew where other runs go on."""
+    parts = list(dict.fromkeys(row["part"] for row in values))
+    tip = [
+        {"field": "group", "type": "nominal", "title": "run"},
+        {"field": "x", "type": "quantitative", "title": x},
+        {"field": "y", "type": "quantitative", "title": y_axis["title"], "format": ".4~g"},
+    ]
+    if any(row.get("n", 1) > 1 for row in values):
+        tip.append({"field": "n", "type": "quantitative", "title": "runs"})
+    encoding = {"y": y_axis, "tooltip": tip} | ({"strokeDash": dash(parts)} if len(parts) > 1 else {})
+    if any("stretch" in row for row in values):
+        encoding["detail"] = {"field": "stretch"}
+    # A stretch of a single step is a dot: its line has no length, but round ends.
+    mark = {"type": "line", "point": len(values) <= 24 * len(curves_of(values)), "strokeCap": "round"}
+    return {"mark": mark, "encoding": encoding}
+
+
+def _bands(values: Sequence[Point], y: str) -> list[dict[str, Any]]:
+    if not any("low" in row for row in values):
+        return []
+    ends = {"y": {"field": "low", "type": "quantitative", "title": y}, "y2": {"field": "high"}}
+    apart = {"detail": [{"field": "part"}, {"field": "stretch"}]}
+    return [{"mark": {"type": "area", "opacity": 0.16}, "encoding": {**ends, **apart}}]
 
 
 def named(row: Point) -> Point:
-    """A row with its group told apart as run and part (RUN · PART)."""
-    run, _, part = str(row["group"]).rpartition(SEP)
-    return {**row, "run": run, "part": part} if run else {**row, "run": part, "part": ""}
+    """A row with its run and its part; a curve that is no part of a run has none."""
+    return {"run": row["group"], "part": "", **row}
+
+
+def curves_of(rows: Sequence[Point]) -> list[list[Point]]:
+    """The rows of each curve."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for row in map(named, rows):
+        found.setdefault((row["run"], row["part"]), []).append(row)
+    return list(found.values())
 
 
 def ruled(rule: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Dashed horizontal lines with their names."""
-    values = {"data": {"values": list(rule)}}
     where = {"y": {"field": "y", "type": "quantitative"}}
-    return [
-        {**values, "mark": {"type": "rule", "strokeDash": [5, 4], "opacity": 0.8}, "encoding": where},
-        {
-            **values,
-            "mark": {"type": "text", "align": "left", "baseline": "bottom", "dx": 4, "dy": -2},
-            "encoding": {**where, "x": {"value": 0}, "text": {"field": "name", "type": "nominal"}},
-        },
+    beside = {"x": {"value": 0}, "text": {"field": "name", "type": "nominal"}}
+    text = {"type": "text", "align": "left", "baseline": "bottom", "dx": 4, "dy": -2}
+    drawn = [
+        {"mark": {"type": "rule", "strokeDash": [5, 4], "opacity": 0.8}, "encoding": where},
+        {"mark": text, "encoding": {**where, **beside}},
     ]
+    return [{"data": {"values": list(rule)}, "layer": drawn}]
 
 
 def colour(groups: Sequence[str], field: str = "run") -> dict[str, Any]:
@@ -87,22 +108,30 @@ def legend() -> dict[str, Any]:
     return {"orient": "top", "title": None, "labelLimit": 260, "columns": 4, "symbolOpacity": 1}
 
 
-def spoken(title: str, rows: Sequence[Point]) -> str:
-    """The first and last value of every curve, in words."""
+def spoken(title: str, rows: Sequence[Point], rule: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The first and last value of every curve, in words, and the lines that they are held against."""
     said = []
-    for group in dict.fromkeys(row["group"] for row in rows):
-        own = [row for row in rows if row["group"] == group]
-        said.append(f"{group} from {own[0]['y']:.3g} to {own[-1]['y']:.3g}")
+    for own in curves_of(rows):
+        most = max(row.get("n", 1) for row in own)
+        first, last = (f"{row['y']:.3g}{fewer(row.get('n', 1), most)}" for row in (own[0], own[-1]))
+        said.append(f"{own[0]['group']} from {first} to {last}")
+    said += [f"dashed, {line['name']}: {line['y']:.3g}" for line in rule]
     return f"{title}: {'; '.join(said)}."
 
 
-def thinned(rows: Sequence[Point], x: str) -> str:
-    """A note where the curve has as many points as one may have: its points are means."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["group"]] = counts.get(row["group"], 0) + 1
-    most = max(counts.values(), default=0)
-    return f"Each point is the mean of a stretch of {x}s: {MOST_POINTS} a curve." if most >= MOST_POINTS else ""
+def fewer(runs: int, most: int) -> str:
+    """Of how many runs a value is, where it is not of as many as others."""
+    return "" if runs == most else f" ({runs} of {most} runs)"
+
+
+def remarks(rows: Sequence[Point], x: str) -> str:
+    """Notes: the points of a curve that has as many as one may have are means; other runs may go on than before."""
+    found = []
+    if max(map(len, curves_of(rows)), default=0) >= MOST_POINTS:
+        found.append(f"Each point is the mean of a stretch of {x}s: {MOST_POINTS} a curve.")
+    if any("stretch" in row for row in rows):
+        found.append(f"A curve begins anew where not all of its runs have the {x}: it is the mean of those that do.")
+    return " ".join(found)
 
 
 def bars(title: str, rows: Sequence[Point], *, x: str, y: str, says: str) -> Chart:
@@ -134,5 +163,6 @@ def points(title: str, rows: Sequence[Point], *, x: str, y: str, curve: Sequence
     layer: list[dict[str, Any]] = [{**dots, "encoding": encoding}]
     if curve:
         line = {name: encoding[name] for name in ("x", "y")}
-        layer.append({"data": {"values": list(curve)}, "mark": {"type": "line"}, "encoding": line})
+        fit = [{**row, "group": FIT} for row in curve]
+        layer.append({"data": {"values": fit}, "mark": {"type": "line"}, "encoding": line})
     return Chart(title=title, spec={"layer": layer}, says=says)

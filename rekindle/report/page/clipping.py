@@ -8,7 +8,7 @@ import numpy as np
 
 from rekindle.report.page.charts import lines
 from rekindle.report.page.entropy import Looked
-from rekindle.report.page.panels import SEP, Chart, Panel, Table, banded, groups_of, metric_curves
+from rekindle.report.page.panels import Chart, Curve, Key, Panel, Table, banded, groups_of, metric_curves, part_of
 from rekindle.report.recording import Recording
 
 RECORD = (
@@ -28,7 +28,7 @@ def clipping_panel(runs: Sequence[Recording], looked: Looked) -> Panel:
     curves = {}
     for side in SIDES:
         for group, own in metric_curves(runs, f"clip_{side}").items():
-            curves[_name(runs, group, side)] = own
+            curves[part_of(runs, group, f"{side} side")] = own
     if curves:
         charts.append(lines("Tokens that are clipped", banded(curves), y="share of tokens", scale={"zero": True}))
     for name, title, axis in (
@@ -49,18 +49,14 @@ def clipping_panel(runs: Sequence[Recording], looked: Looked) -> Panel:
     return Panel(id="clipping", title="What the clip takes", lead=lead, charts=charts, tables=tables, missing=missing)
 
 
-def _name(runs: Sequence[Recording], group: str, side: str) -> str:
-    return f"{group}{SEP}{side} side" if len(groups_of(runs)) > 1 else f"{side} side"
-
-
-def _sides(runs: Sequence[Recording], looked: Looked, name: str) -> dict[str, list[list[tuple[float, float]]]]:
-    found: dict[str, list[list[tuple[float, float]]]] = {}
+def _sides(runs: Sequence[Recording], looked: Looked, name: str) -> dict[Key, Sequence[Curve]]:
+    found: dict[Key, Sequence[Curve]] = {}
     for group, own in groups_of(runs).items():
         for i, side in enumerate(SIDES):
             curves = [[(float(m.step), vars(m)[name][i]) for m in looked.get(run, ())] for run in own]
             kept = [c for c in curves if c and np.isfinite([y for _, y in c]).any()]
             if kept:
-                found[_name(runs, group, side)] = kept
+                found[part_of(runs, group, f"{side} side")] = kept
     return found
 
 

@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rekindle.report.page.charts import lines
-from rekindle.report.page.panels import SEP, Chart, Panel, Point, Table, banded, groups_of, metric_curves, sig
+from rekindle.report.page.panels import (
+    Chart,
+    Panel,
+    Point,
+    Table,
+    banded,
+    cells,
+    groups_of,
+    metric_curves,
+    part_of,
+    sig,
+)
 from rekindle.report.page.tokens import BINS, FORKING, Measured
 from rekindle.report.recording import Recording
 
@@ -41,7 +52,7 @@ def _sides(runs: Sequence[Recording]) -> list[Chart]:
     curves = {}
     for name, told in (("entropy/right", "right"), ("entropy/wrong", "wrong")):
         for group, own in metric_curves(runs, name).items():
-            curves[f"{group}{SEP}{told}" if len(groups_of(runs)) > 1 else told] = own
+            curves[part_of(runs, group, told)] = own
     rows = banded(curves)
     return [lines("Entropy of right and of wrong responses", rows, y="nats a token")] if rows else []
 
@@ -53,7 +64,7 @@ def _forking(runs: Sequence[Recording], looked: Looked) -> list[Chart]:
             found = [[(float(m.step), vars(m)[name]) for m in looked.get(run, ())] for run in own]
             kept = [c for c in found if c and np.isfinite([y for _, y in c]).any()]
             if kept:
-                curves[f"{group}{SEP}{told}" if len(groups_of(runs)) > 1 else told] = kept
+                curves[part_of(runs, group, told)] = kept
     rows = banded(curves)
     return [lines("Forking and filler tokens", rows, y="nats a token", scale={"zero": True})] if rows else []
 
@@ -68,10 +79,8 @@ def _positions(runs: Sequence[Recording], looked: Looked) -> list[Chart]:
                 continue
             count = np.isfinite(stack).sum(axis=0)
             mean = np.nansum(stack, axis=0) / np.maximum(count, 1)
-            name = f"{group}{SEP}{told}" if len(groups_of(runs)) > 1 else told
-            rows += [
-                {"x": round((i + 0.5) / BINS, 3), "y": sig(v), "group": name} for i, v in enumerate(mean) if count[i]
-            ]
+            name = cells(part_of(runs, group, told))
+            rows += [{"x": round((i + 0.5) / BINS, 3), "y": sig(v), **name} for i, v in enumerate(mean) if count[i]]
     title = "Entropy along a response"
     return [lines(title, rows, x="place in the response (0 its start, 1 its end)", y="nats a token")] if rows else []
 

@@ -7,14 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from rekindle.report.recording import Recording
 
 MOST_POINTS = 160
 """Points a curve has at most: longer runs are averaged over equal stretches, and the chart says so."""
 SEP = " · "
-"""Between a run and a part of it, in the name of a curve."""
+"""Between a run and a part of it, where a curve is named."""
 Point = dict[str, Any]
+Curve = Sequence[tuple[float, float]]
+Key = tuple[str, str]
+"""A run, or what is drawn in one colour, and a part of it, which has a dash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +107,55 @@ def averaged(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> 
     return [(float(part[:, 0].mean().round(2)), float(part[:, 1].mean())) for part in parts]
 
 
-def banded(groups: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> list[Point]:
-    """Rows of a chart: x, y (the mean over the group's runs), low and high (their range), n (runs), group."""
+def banded(groups: Mapping[str, Sequence[Curve]] | Mapping[Key, Sequence[Curve]]) -> list[Point]:
+    """Rows of a chart: x, y (the mean over the group's runs), low and high (their range), n (runs), `cells(key)`.
+
+    stretch: 0, 1, ...: anew wherever other runs go on than before; left out where all go all the way.
+    """
     rows: list[Point] = []
-    for group, curves in groups.items():
-        at: dict[float, list[float]] = {}
-        for x, y in (point for curve in curves for point in averaged(curve)):
-            if np.isfinite(y):
-                at.setdefault(x, []).append(y)
-        for x in sorted(at):
-            values = at[x]
-            row = {"x": x, "y": sig(np.mean(values)), "group": group, "n": len(values)}
-            rows.append(row | ({"low": sig(min(values)), "high": sig(max(values))} if len(curves) > 1 else {}))
+    for key, curves in groups.items():
+        kept = [c for c in ([p for p in curve if np.isfinite(p[1])] for curve in curves) if c]
+        if not kept:
+            continue
+        xs, ys = together(kept)
+        there = np.isfinite(ys)
+        stretch = np.cumsum([0, *(there[:, 1:] != there[:, :-1]).any(axis=0)])
+        for i, x in enumerate(xs):
+            values = ys[there[:, i], i]
+            row = {"x": x, "y": sig(np.mean(values)), **cells(key), "n": len(values)}
+            row |= {"stretch": int(stretch[i])} if stretch[-1] else {}
+            rows.append(row | ({"low": sig(min(values)), "high": sig(max(values))} if len(kept) > 1 else {}))
     return rows
+
+
+def part_of(runs: Sequence[Recording], group: str, part: str) -> Key:
+    """The key of a part's curve: where nothing else is on the page, the parts are what is coloured."""
+    return (group, part) if len(groups_of(runs)) > 1 else (part, "")
+
+
+def cells(key: str | Key) -> Point:
+    """group, the name of a curve; run and part beside it where the curve is a part: a name may hold anything."""
+    if isinstance(key, str) or not key[1]:
+        return {"group": key if isinstance(key, str) else key[0]}
+    return {"group": SEP.join(key), "run": key[0], "part": key[1]}
+
+
+def together(curves: Sequence[Curve], most: int = MOST_POINTS) -> tuple[list[float], Float[np.ndarray, "R X"]]:
+    """(the x that several curves share, at most `most`; the value of each curve there, NaN before and behind it).
+
+    Between two points of a curve its line counts. Long ones are means over stretches that all curves have in common.
+    """
+    xs = np.unique([x for curve in curves for x, _ in curve])
+    ys = np.array(
+        [np.interp(xs, *np.array(sorted(dict(curve).items())).T, left=np.nan, right=np.nan) for curve in curves]
+    )
+    if len(xs) <= most:
+        return xs.tolist(), ys
+    parts = np.array_split(ys, most, axis=1)
+    counts = np.array([np.isfinite(part).sum(axis=1) for part in parts])
+    sums = np.array([np.nansum(part, axis=1) for part in parts])
+    middles = [float(part.mean().round(2)) for part in np.array_split(xs, most)]
+    return middles, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).T
 
 
 def sig(value: Any, digits: int = 5) -> float:

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from rekindle.report.page.charts import BASE, lines
-from rekindle.report.page.panels import SEP, Chart, Panel, Point, banded, groups_of, sig
-from rekindle.report.page.tokens import spread_steps
+from rekindle.report.page.panels import Chart, Curve, Key, Panel, Point, banded, groups_of, sig
+from rekindle.report.page.tokens import shared_steps
 from rekindle.report.recording import Recording
 from rekindle.train.counts import Counts
 from rekindle.train.estimators import pass_at_k
@@ -139,13 +139,14 @@ def _by_step(runs: Sequence[Recording]) -> list[Chart]:
 
 def _in_training(runs: Sequence[Recording]) -> list[Chart]:
     """Where nothing was evaluated: the groups of the training prompts, by the run's own label."""
-    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    curves: dict[Key, Sequence[Curve]] = {}
     for group, own in groups_of(runs).items():
-        found = [[(float(step), *shares(run.table(step))) for step in spread_steps(run.kept)] for run in own]
+        plan = shared_steps([run.kept for run in own])
+        found = [[(float(s), *shares(run.table(s))) for s in steps] for run, steps in zip(own, plan, strict=True)]
         for i, told in ((1, "all responses"), (2, "at least one of a group")):
             kept = [[(row[0], row[i]) for row in rows] for rows in found if rows]
             if kept:
-                curves[f"{group}{SEP}{told}"] = kept
+                curves[group, told] = kept
     title = "Right in training, by the run's own label"
     return [lines(title, banded(curves), y="share", scale={"zero": True})] if curves else []
 

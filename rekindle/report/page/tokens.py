@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rekindle.report.page.panels import groups_of
 from rekindle.report.recording import Recording
 from rekindle.train.credits import BOUNDS
 
@@ -119,15 +120,31 @@ def spread_steps(steps: Sequence[int], most: int = MOST_STEPS) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def measured(run: Recording, cache: dict[tuple[Path, int, str], Measured]) -> list[Measured]:
-    """The kept steps of a run, at most MOST_STEPS of them; steps in the cache are not read again."""
-    found = []
-    for step in spread_steps(run.kept):
-        key = (run.folder, step, run.version(step))
-        if key not in cache:
-            cache[key] = measure(step, run.table(step))
-        found.append(cache[key])
-    return found
+def shared_steps(kept: Sequence[Sequence[int]], most: int = MOST_STEPS) -> list[list[int]]:
+    """Of the steps of each run of a group, at most `most`: the same ones where several have them, and their ends."""
+    whole = sorted(set[int]().union(*kept))
+    ends = {steps[i] for steps in kept if steps for i in (0, -1)}
+    spread = spread_steps(whole, max(2, most - len(ends - set(whole[:1] + whole[-1:]))))
+    plan = sorted({*spread, *ends})
+    return [[step for step in plan if step in own] for own in map(set, kept)]
+
+
+def measured(
+    runs: Sequence[Recording], cache: dict[tuple[Path, int, str], Measured]
+) -> dict[Recording, list[Measured]]:
+    """The kept steps of each run, at most MOST_STEPS of them; steps in the cache are not read again."""
+    found: dict[Recording, list[Measured]] = {}
+    for own in groups_of(runs).values():
+        for run, steps in zip(own, shared_steps([run.kept for run in own]), strict=True):
+            found[run] = [_once(run, step, cache) for step in steps]
+    return {run: found[run] for run in runs}
+
+
+def _once(run: Recording, step: int, cache: dict[tuple[Path, int, str], Measured]) -> Measured:
+    key = (run.folder, step, run.version(step))
+    if key not in cache:
+        cache[key] = measure(step, run.table(step))
+    return cache[key]
 
 
 def measure(step: int, table: pa.Table) -> Measured:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rekindle.report.page.charts import lines
-from rekindle.report.page.panels import SEP, Chart, Panel, banded, groups_of, metric_curves
+from rekindle.report.page.panels import Chart, Panel, banded, metric_curves, part_of
 from rekindle.report.recording import Recording
 
 RECORD = (
@@ -23,7 +23,7 @@ def truth_panel(runs: Sequence[Recording]) -> Panel:
     curves = {}
     for name, told in pairs:
         for group, own in metric_curves(runs, name).items():
-            curves[f"{group}{SEP}{told}" if len(groups_of(runs)) > 1 else told] = own
+            curves[part_of(runs, group, told)] = own
     if curves:
         charts.append(lines("How often label and reward are right", banded(curves), y="share"))
     votes = metric_curves(runs, "vote/entropy")

@@ -46,13 +46,10 @@ async function draw(place, chart) {
   return found;
 }
 
+// The rows of all layers: curves, their fits, and the lines that they are held against.
 function valuesOf(spec) {
-  if (spec.data && spec.data.values) return spec.data.values;
-  for (const layer of spec.layer || []) {
-    const found = valuesOf(layer);
-    if (found.length) return found;
-  }
-  return [];
+  const own = spec.data && spec.data.values ? spec.data.values : [];
+  return [...own, ...(spec.layer || []).flatMap(valuesOf)];
 }
 
 function figureOf(chart) {
