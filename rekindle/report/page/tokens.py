@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from rekindle.report.page.panels import groups_of
 from rekindle.report.recording import Recording
+from rekindle.tokens.demonstrations import FINISH as DEMONSTRATION
 from rekindle.train.credits import BOUNDS
 
 MOST_STEPS = 48
@@ -24,7 +25,10 @@ BINS = 20
 
 @dataclass(frozen=True)
 class Tokens:
-    """Flat columns [N] of one step; None where they were not recorded. row: the response of each token."""
+    """Flat columns [N] of one step; None where they were not recorded. row: the response of each token.
+
+    Numbers are NaN where the policy did not choose: at tokens that a sampling rule forced, in demonstrations.
+    """
 
     row: np.ndarray
     place: np.ndarray
@@ -32,7 +36,6 @@ class Tokens:
     entropy: np.ndarray | None
     advantage: np.ndarray | None
     ratio: np.ndarray | None
-    success: np.ndarray
     text: pa.Array | None
 
 
@@ -45,16 +48,30 @@ def tokens_of(table: pa.Table) -> Tokens | None:
     row = np.repeat(np.arange(len(sizes)), sizes)
     start = np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = (np.arange(len(row)) - start) / np.maximum(1, np.repeat(sizes, sizes))
+    own = chosen(table, row, sizes)
+    logp, entropy = (_where(own, flat(table, name, sizes)) for name in ("token_logp", "token_entropy"))
     return Tokens(
         row=row,
         place=place,
-        logp=flat(table, "token_logp", sizes),
-        entropy=flat(table, "token_entropy", sizes),
-        advantage=advantages(table, row, sizes),
+        logp=logp,
+        entropy=entropy,
+        advantage=_where(own, advantages(table, row, sizes)),
         ratio=flat(table, "token_ratio", sizes),
-        success=np.array([bool(value) for value in table.column("success").to_pylist()])[row],
         text=texts(table, len(row)),
     )
+
+
+def chosen(table: pa.Table, row: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which tokens the policy chose [N]."""
+    mask = flat(table, "token_mask", sizes)
+    own = np.ones(len(row), dtype=bool) if mask is None else mask != 0  # NaN, of a round without a mask, is no 0
+    if "finish" not in table.column_names:
+        return own
+    return own & np.array([finish != DEMONSTRATION for finish in table.column("finish").to_pylist()], dtype=bool)[row]
+
+
+def _where(own: np.ndarray, values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else np.where(own, values, np.nan)
 
 
 def flat(table: pa.Table, name: str, sizes: np.ndarray) -> np.ndarray | None:
