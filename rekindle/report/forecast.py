@@ -89,9 +89,11 @@ def forecast(
 
 def check(fitted: Series, rest: Series | None) -> None:
     """InputError where the fitted part is too short or without change, or where nothing is left to predict."""
-    if len(fitted.step) < MIN_STEPS or len(fitted.score) < MIN_EVALS:
-        few = min(len(fitted.step), len(fitted.score))
-        raise InputError(f"{few} steps to fit, at least {MIN_STEPS} are needed: let the run go on, or fit more of it")
+    scores = f"scores ({fitted.score_name})"
+    for told, there, least in (("steps", fitted.step, MIN_STEPS), (scores, fitted.score, MIN_EVALS)):
+        if len(there) < least:
+            few = f"{len(there)} {told} to fit, at least {least} are needed"
+            raise InputError(f"{few}: let the run go on, or fit more of it")
     if np.ptp(fitted.entropy) <= 1e-9 or np.ptp(fitted.score_entropy) <= 1e-9:
         raise InputError(
             "entropy is constant in the fitted steps: there is nothing to fit; take a longer part of a run"

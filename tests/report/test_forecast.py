@@ -189,12 +189,21 @@ def test_impossible_ceilings_are_noted() -> None:
     assert "a is not positive" in forecast(run(law=Law(-0.1, 0.2)), GRPO).notes[0]
 
 
+def scored(count: int) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "success" or r["step"] <= count} for r in run()]
+
+
+def test_five_scores_are_enough() -> None:
+    assert len(forecast(scored(5), GRPO).fitted.score) == 5
+
+
 @pytest.mark.parametrize(
     ("records", "first", "words"),
     [
         ([], None, "no steps yet"),
         (run(7), None, "7 steps to fit, at least 8"),
         (run(12), 0.5, "6 steps to fit"),
+        (scored(4), None, r"4 scores \(training success\) to fit, at least 5"),
         ([{**r, "entropy": 0.5} for r in run()], None, "entropy is constant"),
         ([{"kind": "step", "step": 1, "success": 0.5}], None, "'entropy'"),
         ([{k: v for k, v in r.items() if k != "success"} for r in run()], None, "'success'"),

@@ -19,6 +19,10 @@ RECORD_RATIOS = (
     "Advantage and entropy lost to the clip need the ratio of every token in a step of several updates (`credits/`): "
     "Rekindle keeps it; in TRL, attach `rekindle.interop.trl.RekindleRecorder`."
 )
+UNCLIPPED = (
+    "Advantage and entropy lost to the clip are counted where the ratio of each token is clipped by fixed bounds. This "
+    "objective does no such thing: GSPO clips the ratio of a whole response, others clip none."
+)
 SIDES = ("low", "high")
 
 
@@ -38,15 +42,24 @@ def clipping_panel(runs: Sequence[Recording], looked: Looked) -> Panel:
         rows = banded(_sides(runs, looked, name))
         if rows:
             charts.append(lines(title, rows, y=axis))
-    missing = [*([] if curves else [RECORD]), *([] if len(charts) > 1 else [RECORD_RATIOS])]
     lead = (
         "The low side stops tokens of wrong responses from becoming rarer, the high side tokens of right ones from "
         "becoming likelier. Entropy lost: the part of the first-order change of entropy that clipped tokens would "
         "have made; above 0 the clip kept entropy from rising (typical of the high side, on rare tokens), below 0 "
         "from falling."
     )
-    tables = _totals(runs, looked)
+    tables, missing = _totals(runs, looked), _missing(looked, bool(curves))
     return Panel(id="clipping", title="What the clip takes", lead=lead, charts=charts, tables=tables, missing=missing)
+
+
+def _missing(looked: Looked, shares: bool) -> list[str]:
+    """What to record; nothing where advantages were recorded, but the objective has no bounds to record."""
+    steps = [m for own in looked.values() for m in own]
+    if any(np.isfinite(m.mass).all() for m in steps):
+        return [] if shares else [RECORD]
+    if any(np.isfinite(m.covariance) for m in steps):
+        return [UNCLIPPED]
+    return [*([] if shares else [RECORD]), RECORD_RATIOS]
 
 
 def _sides(runs: Sequence[Recording], looked: Looked, name: str) -> dict[Key, Sequence[Curve]]:
