@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rekindle.report.page.verdict import COLLAPSING, GOOD, WATCH, overseen, paired, verdict
+from rekindle.report.page.overseen import overseen
+from rekindle.report.page.verdict import COLLAPSING, GOOD, UNKNOWN, WATCH, paired, verdict
 from rekindle.report.recording import Recording
 from tests.report.recorded import counts, recording, steps
 
@@ -68,7 +69,39 @@ def test_the_runs_own_watch_is_taken() -> None:
     assert "entropy" in overseen(plain)[1]
     lax = recording(steps=steps(**falling), options={"watch.entropy": 0.1, "watch.slope": 0.1, "method": "m"})
     assert overseen(lax)[1] == {}
-    assert overseen(recording(steps=steps(**falling), options={"watch.every": 0})) == (None, {})
+
+
+@pytest.mark.parametrize("every", [0, 15, 1000])
+def test_a_run_that_did_not_watch_itself_is_looked_at_to_its_end_all_the_same(every: int) -> None:
+    falling = steps(entropy=[1.0] * 5 + [0.06] * 15, score=[0.5] * 20)
+    found = verdict("g", [recording(steps=falling, options={"watch.every": every, "method": "m"})])
+    assert found.state == WATCH and "No sign" not in found.paragraph()
+    assert "Why: entropy fell from 1 to 0.06 nats" in found.paragraph()
+
+
+def test_one_evidence_of_two_signs_is_told_once() -> None:
+    gone = recording(steps=steps(entropy=[1.0] * 5 + [0.05] * 35))
+    assert {"entropy", "spent"} <= {*overseen(gone)[1]}, "both signs are open"
+    why = verdict("g", [gone]).why
+    assert len(why) == len(set(why)) and sum("of the start" in told for told in why) == 1
+
+
+def test_runs_at_other_steps_are_told_with_their_steps() -> None:
+    base = counts(0, **dict.fromkeys(PROMPTS, 4))
+    runs = [recording(f"r{step}", counts=[base, counts(step, **dict.fromkeys(PROMPTS, 6))]) for step in (100, 10)]
+    assert verdict("g", runs).better[0].startswith("held out pass@1 (steps 10 to 100) 0.500 → 0.750 (+")
+    assert "steps" not in verdict("g", runs[:1]).better[0]
+
+
+@pytest.mark.parametrize(("many", "told"), [(6, False), (20, True)])
+def test_of_few_prompts_none_are_called_lost_or_newly_solved(many: int, told: bool) -> None:
+    none, all_of_them = ({f"p{i}": right for i in range(many)} for right in (0, 8))
+    lost, gained = (
+        verdict("g", [recording(counts=[counts(0, **before), counts(9, **after)])])
+        for before, after in ((all_of_them, none), (none, all_of_them))
+    )
+    assert any("prompts held out lost" in text for text in lost.worse) == told
+    assert any("prompts held out newly solved" in text for text in gained.better) == told
 
 
 def test_prompts_that_are_lost_beyond_chance_are_told_and_lucky_losses_are_not() -> None:
@@ -114,10 +147,18 @@ def test_the_worst_run_of_a_group_gives_its_state_and_is_named() -> None:
 def test_without_evaluations_the_training_score_is_told_as_such() -> None:
     rising = recording(steps=steps(success=[0.1 + 0.02 * i for i in range(40)]))
     assert "training success 0.130 → 0.850" in verdict("g", [rising]).better[0]
-    voting = recording(steps=steps(success=[0.5] * 40, vote__majority_share=[0.5] * 40))
-    assert "by the vote, not by the truth" in verdict("g", [voting]).same[0]
 
 
-def test_a_run_without_steps_has_a_verdict_too() -> None:
-    assert verdict("g", [recording()]).paragraph().startswith("Whether it improved was not measured.")
-    assert verdict("g", [recording()]).paragraph().endswith("in what was recorded, which has no entropy.")
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_run_without_steps_after_its_start_is_not_called_sound(count: int) -> None:
+    found = verdict("g", [recording(steps=steps(entropy=[0.5] * count) if count else [])])
+    assert found.state == UNKNOWN and found.paragraph().startswith("Whether it improved was not measured.")
+    assert found.paragraph().endswith("Too few steps were recorded to see a collapse.")
+    assert ("Entropy: 0.500 nats a token, of one step." in found.paragraph()) == (count == 1)
+
+
+def test_without_entropy_the_watch_says_what_it_did_not_see() -> None:
+    text = verdict("g", [recording(steps=steps(score=[0.5] * 9))]).paragraph()
+    assert text.endswith("No sign of a collapse in what was recorded, which has no entropy.")
+    still = verdict("g", [recording(steps=steps(entropy=[0.0] * 9))]).paragraph()
+    assert "Entropy: 0.000 → 0.000 nats a token. No sign of a collapse." in still

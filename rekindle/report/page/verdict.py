@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from rekindle.report.page.coverage import beyond, changes, pooled
+from rekindle.report.page.overseen import overseen, too_short
 from rekindle.report.page.panels import first_and_last, groups_of
 from rekindle.report.page.passk import DRAWS, LEVEL, NAMES, SEED, only, rates, split_counts
+from rekindle.report.page.training import FEWEST, trained
 from rekindle.report.recording import Recording
-from rekindle.report.series import label_free
-from rekindle.train.collapse import VERDICT, Sight, look, sentences
+from rekindle.train.collapse import VERDICT
 from rekindle.train.counts import Counts
-from rekindle.train.sections_watch import Watch
-from rekindle.train.traces import fresh, remember, seen
 
-GOOD, WATCH, COLLAPSING = "sound", "watch", "collapsing"
+UNKNOWN, GOOD, WATCH, COLLAPSING = "unknown", "sound", "watch", "collapsing"
+EARLY = "Too few steps were recorded to see a collapse."
 BLIND = "No sign of a collapse in what was recorded, which has no entropy."
 UNMEASURED = "Whether it improved was not measured."
-FEWEST = 20
-"""Prompts, or steps of training, below which a change is not called one."""
 LOST_ENTROPY = 0.5
 """Share of the start's entropy below which its loss is told as one."""
 
 
 @dataclass
 class Verdict:
-    """One group of runs. state: of its worst run. better, worse, why, attempt: sentences, most telling first."""
+    """One group of runs. state: of its worst run. better, worse, same, why, attempt: sentences, most telling first.
+
+    measured: whether scores by the truth, or by a reward, were there to be compared. own: what the run says of itself.
+    """
 
     group: str
     state: str = GOOD
+    measured: bool = False
     better: list[str] = field(default_factory=list)
     worse: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
+    own: dict[str, str] = field(default_factory=dict)
     entropy: str = ""
     why: list[str] = field(default_factory=list)
     attempt: list[str] = field(default_factory=list)
@@ -44,15 +45,16 @@ class Verdict:
     def paragraph(self) -> str:
         """The verdict as text."""
         told = {
+            UNKNOWN: EARLY,
             GOOD: "No sign of a collapse." if self.entropy else BLIND,
             WATCH: "Not collapsing, but there are signs.",
             COLLAPSING: "It is collapsing.",
         }[self.state]
-        measured = self.better or self.worse or self.same
         parts = [
-            listed("Improved", self.better) or ("Nothing measurably improved." if measured else UNMEASURED),
-            listed("Lost", self.worse) or ("Nothing measurable was lost." if measured else ""),
+            listed("Improved", self.better) or ("Nothing measurably improved." if self.measured else UNMEASURED),
+            listed("Lost", self.worse) or ("Nothing measurable was lost." if self.measured else ""),
             listed("No measurable change", self.same),
+            *(listed(name, [sentence]) for name, sentence in self.own.items()),
             listed("Entropy", [self.entropy] if self.entropy else []),
             told,
             listed("Why", self.why),
@@ -76,7 +78,8 @@ def verdict(group: str, runs: Sequence[Recording]) -> Verdict:
     found = Verdict(group)
     for split in NAMES:
         _scores(found, runs, split)
-    if not (found.better or found.worse or found.same):
+    found.measured = bool(found.better or found.worse or found.same)
+    if not found.measured:
         _training(found, runs)
     _entropy(found, runs)
     for split in NAMES:
@@ -94,7 +97,7 @@ def _scores(found: Verdict, runs: Sequence[Recording], split: str) -> None:
     samples = min(min(b.samples, n.samples) for b, n in pairs)
     for k in sorted({1, samples}):
         before, after, (low, high) = paired(pairs, k)
-        where = f"{NAMES[split]} pass@{k} {before:.3f} → {after:.3f}"
+        where = f"{NAMES[split]} pass@{k}{stages([now for _, now in pairs])} {before:.3f} → {after:.3f}"
         if len(common) < FEWEST:
             found.same.append(f"{where} (of {len(common)} prompts, too few to tell)")
             continue
@@ -118,45 +121,40 @@ def paired(pairs: Sequence[tuple[Counts, Counts]], k: int) -> tuple[float, float
     return float(before), float(after), (float(low), float(high))
 
 
+def stages(measured: Sequence[Counts]) -> str:
+    """Which steps the runs stand at, where they do not stand at one."""
+    steps = [counts.step for counts in measured]
+    return "" if min(steps) == max(steps) else f" (steps {min(steps)} to {max(steps)})"
+
+
 def in_order(pair: tuple[Counts, Counts]) -> list[Counts]:
     """Both counts with their prompts in one order."""
     return [replace(c, right=dict(sorted(c.right.items()))) for c in pair]
 
 
 def _training(found: Verdict, runs: Sequence[Recording]) -> None:
-    """Where nothing was evaluated: the training score, a noisier one."""
-    names = ("truth/pass@1", "success", "score")
-    name = next((n for n in names if all(run.series(n) for run in runs)), None)
-    if name is None:
+    """Where nothing was evaluated: the training score. By a label of the run's own it is neither a gain nor a loss."""
+    change = trained(runs)
+    if change is None:
         return
-    own = [run.series(name) for run in runs]
-    start, end = np.mean([first_and_last(points) for points in own], axis=0)
-    votes = any("vote/majority_share" in step for run in runs for step in run.steps)
-    by = " by the vote, not by the truth" if votes and name != "truth/pass@1" else ""
-    told = f"training {name}{by} {start:.3f} → {end:.3f} (first and last tenth of the steps)"
-    if min(map(len, own)) < FEWEST:
-        found.same.append(f"{told}, too few steps to tell")
+    found.measured = not change.label
+    if change.label:
+        found.own = {f"By {change.label}, not by the truth": change.told}
         return
-    noise = 2 * math.hypot(*(uncertain(points) for points in own)) / len(own)
-    (found.same if abs(end - start) <= noise else found.better if end > start else found.worse).append(told)
-
-
-def uncertain(points: Sequence[tuple[int, float]]) -> float:
-    """Standard error of the last tenth's mean minus the first's, from what a straight line leaves of the curve."""
-    steps, values = np.array(points, dtype=float).T
-    left = values - np.polyval(np.polyfit(steps, values, 1), steps)
-    return float(left.std(ddof=2) * math.sqrt(2 / max(1, round(len(values) * 0.1))))
+    place = {1: found.better, -1: found.worse, 0: found.same}[change.side]
+    place.append(change.told)
 
 
 def _entropy(found: Verdict, runs: Sequence[Recording]) -> None:
-    ends = [first_and_last(run.series("entropy")) for run in runs if len(run.series("entropy")) > 1]
+    curves = [run.series("entropy") for run in runs if run.series("entropy")]
+    ends = [first_and_last(curve) for curve in curves if len(curve) > 1]
     if not ends:
+        found.entropy = f"{np.mean([curve[0][1] for curve in curves]):.3f} nats a token, of one step" if curves else ""
         return
     start, end = (float(np.mean([pair[i] for pair in ends])) for i in (0, 1))
-    if start > 0:
-        found.entropy = f"{start:.3f} → {end:.3f} nats a token ({end / start - 1:+.0%})"
-        if end < LOST_ENTROPY * start:
-            found.worse.append(f"{1 - end / start:.0%} of the entropy")
+    found.entropy = f"{start:.3f} → {end:.3f} nats a token" + (f" ({end / start - 1:+.0%})" if start > 0 else "")
+    if end < LOST_ENTROPY * start:
+        found.worse.append(f"{1 - end / start:.0%} of the entropy")
 
 
 def _coverage(found: Verdict, runs: Sequence[Recording], split: str) -> None:
@@ -164,7 +162,10 @@ def _coverage(found: Verdict, runs: Sequence[Recording], split: str) -> None:
     pairs = [(b, n) for b, n in (split_counts(run, split) for run in runs) if b is not None and n is not None]
     if not pairs or any(b.right != pairs[0][0].right for b, _ in pairs):
         return
-    own = changes(*pooled(pairs))
+    base, now = pooled(pairs)
+    if len(now.right) < FEWEST:
+        return
+    own = changes(base, now)
     sides = (
         (found.worse, "lost", own.lost, own.chance_lost),
         (found.better, "newly solved", own.gained, own.chance_gained),
@@ -177,48 +178,17 @@ def _coverage(found: Verdict, runs: Sequence[Recording], split: str) -> None:
 
 def _watch(found: Verdict, runs: Sequence[Recording]) -> None:
     """The collapse watch over every run, whoever trained it."""
+    if all(too_short(run) for run in runs):
+        found.state = UNKNOWN
     for run in runs:
         sight, texts = overseen(run)
         if sight is None or not sight.open:
             continue
-        found.state = COLLAPSING if COLLAPSING in (state(sight), found.state) else WATCH
+        found.state = COLLAPSING if sight.collapsing or found.state == COLLAPSING else WATCH
         for name, text in texts.items():
             if name != VERDICT:
                 what, _, remedy = text.partition(": ")
                 told = what if len(runs) == 1 else f"{what} ({run.name})"
-                found.why.append(told)
+                found.why += [told] if told not in found.why else []  # two signs may have one evidence
                 tried = remedy.partition("; see ")[0]
                 found.attempt += [tried] if tried and tried not in found.attempt else []
-
-
-def state(sight: Sight) -> str:
-    """The state of a run at its end."""
-    return COLLAPSING if sight.collapsing else WATCH
-
-
-def overseen(run: Recording) -> tuple[Sight | None, dict[str, str]]:
-    """What the watch sees at the end of the run, and its sentences; None where there are no steps."""
-    watch, memory, sight = watch_of(run.options), fresh(), None
-    if not watch.every:
-        return None, {}
-    votes = any("vote/majority_share" in step for step in run.steps)
-    free = votes or (bool(label_free(run.options)) and not run.options.get("reward"))
-    evals = {int(e["step"]): e for e in run.of_kind("eval")}
-    for step in run.steps:
-        remember(memory, {"kind": "step", **step}, watch)
-        if int(step["step"]) in evals:
-            remember(memory, evals[int(step["step"])], watch)
-        if int(step["step"]) % watch.every == 0:
-            sight = look(memory, free, watch)
-    if sight is None:
-        return None, {}
-    everything = Sight(sight.open, sight.open, sight.collapsing, sight.collapsing)
-    # What another trainer ran is a kind of GRPO for the remedies, which name options of this package.
-    options = {"method": "grpo", **run.options}
-    return sight, sentences(everything, seen(memory, free), watch, options)
-
-
-def watch_of(options: Mapping[str, Any]) -> Watch:
-    """The watch as the run has it; with its defaults where another trainer ran."""
-    own = {f.name: options[f"watch.{f.name}"] for f in fields(Watch) if f"watch.{f.name}" in options}
-    return Watch(**own)

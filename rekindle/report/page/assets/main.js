@@ -5,7 +5,7 @@ function drawHead() {
   const many = doc.runs.length > 3, steps = doc.runs.map((run) => run.step);
   document.getElementById("about").textContent = many ? doc.runs.length + " runs at step " + Math.min(...steps) + (Math.max(...steps) > Math.min(...steps) ? " to " + Math.max(...steps) : "") + ", " + doc.runs.filter((run) => run.done).length + " finished" : doc.runs.map((run) =>
     run.name + (run.origin === "rekindle" ? "" : " (" + run.origin + ")") + ": step " + run.step + (run.steps ? " of " + run.steps : "") + (run.done ? ", finished" : "")).join("; ");
-  const names = { sound: "sound", watch: "watch it", collapsing: "collapsing" };
+  const names = { unknown: "too early to tell", sound: "sound", watch: "watch it", collapsing: "collapsing" };
   document.getElementById("verdicts").replaceChildren(...doc.verdicts.map((v) =>
     el("div", { class: "verdict " + v.state }, el("h3", {}, v.group, el("span", { class: "state" }, names[v.state])), el("p", {}, prose(v.text)))));
   const links = [["verdict", "Verdict"], ...doc.panels.map((panel) => [panel.id, panel.title]), ["rollouts", "Rollouts"]];
