@@ -56,6 +56,8 @@ def counts_of(told: Mapping[str, object]) -> Counts:
     right, samples = told["right"], told["samples"]
     if not isinstance(right, dict) or not isinstance(samples, int) or not isinstance(told["step"], int):
         raise TypeError("step, samples and right are a number, a number and an object")
+    if samples < 1:
+        raise ValueError(f"{samples} samples are none")
     if any(not isinstance(count, int) or not 0 <= count <= samples for count in right.values()):
         raise ValueError(f"a count is a whole number from 0 to {samples}")
     return Counts(told["step"], str(told["split"]), samples, right)

@@ -54,7 +54,10 @@ def test_the_start_is_not_measured_where_it_is_not_wanted(tmp_path: Path) -> Non
 WHOLE = {"step": 1, "split": "heldout", "samples": 4, "right": {"a": 4}}
 
 
-@pytest.mark.parametrize("wrong", [{"right": None}, {"right": {"a": 5}}, {"samples": "4"}, {"step": "x"}])
+WRONG = [{"right": None}, {"right": {"a": 5}}, {"samples": "4"}, {"step": "x"}, {"samples": 0, "right": {"a": 0}}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, wrong: dict[str, object]) -> None:
     file = tmp_path / "step-000001-heldout.json"
     file.write_text(json.dumps(WHOLE | wrong))

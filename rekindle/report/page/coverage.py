@@ -10,6 +10,7 @@ import numpy as np
 
 from rekindle.report.page.panels import Panel, Table
 from rekindle.report.page.passk import NAMES, RECORD, split_counts
+from rekindle.report.page.sources import by_source
 from rekindle.report.recording import Recording
 from rekindle.train.counts import Counts
 
@@ -78,6 +79,25 @@ def pooled(pairs: Sequence[tuple[Counts, Counts]]) -> tuple[Counts, Counts]:
     return base, Counts(pairs[0][1].step, base.split, sum(n.samples for _, n in pairs), right)
 
 
+def unpaired(runs: Sequence[Recording], split: str) -> tuple[str, str] | None:
+    """(why the evaluations of a split tell of no change, what to do); None where they do, or there are none."""
+    measured = [c for run in runs for c in run.counts if c.split == split]
+    pairs = [(b, n) for b, n in (split_counts(run, split) for run in runs) if b is not None and n is not None]
+    if not measured or (pairs and set.intersection(*(b.right.keys() & n.right.keys() for b, n in pairs))):
+        return None
+    if all(c.step == 0 for c in measured):
+        return f"Only the start model was evaluated ({NAMES[split]})", "the run's own evaluation is still to come"
+    if all(c.step > 0 for c in measured):
+        return (
+            f"The start model was not evaluated ({NAMES[split]})",
+            f"`rekindle eval MODEL --split {split} --keep RUN` adds it, MODEL being what the run began with",
+        )
+    return (
+        f"The evaluations ({NAMES[split]}) share no prompt",
+        "measure start model and run on the same ones, as `rekindle compare` does",
+    )
+
+
 def coverage_panel(runs: Sequence[Recording]) -> Panel:
     """Which prompts training solved that the base could not, and which it lost."""
     tables, missing = [], []
@@ -87,8 +107,12 @@ def coverage_panel(runs: Sequence[Recording]) -> Panel:
         if rows:
             head = ("run", "prompts", "solved by both", "gained", "by chance", "lost", "by chance", "by neither")
             tables.append(Table(title=f"Prompts, {NAMES[split]}", head=head, rows=rows))
-            tables += _named(split, {run.name: changes(b, n) for run, (b, n) in pairs.items() if b and n})
-    if not tables:
+        elif why := unpaired(runs, split):
+            missing.append(f"{why[0]}: {why[1]}.")
+        for place, own in by_source(runs, split).items():
+            found = {run.name: changes(b, n) for run in own for b, n in [pairs[run]] if b and n}
+            tables += _named(NAMES[split] + place, found)
+    if not tables and not missing:
         missing.append("Coverage needs an evaluation of the start model and one of the run: " + RECORD)
     lead = (
         "Solved: right in at least one sample. Lost: the base solved it, and now no sample does. By chance: how many "
@@ -104,7 +128,7 @@ def _row(run: Recording, base: Counts, now: Counts) -> list[str | int]:
     return [run.name, kept + gained + lost + never, kept, gained, chance[0], lost, chance[1], never]
 
 
-def _named(split: str, found: Mapping[str, Changes]) -> list[Table]:
+def _named(where: str, found: Mapping[str, Changes]) -> list[Table]:
     """Which prompts these are, those of most runs first."""
     tables = []
     for what in ("lost", "gained"):
@@ -116,7 +140,5 @@ def _named(split: str, found: Mapping[str, Changes]) -> list[Table]:
         rows = [[prompt, ", ".join(tally[prompt])] for prompt in order[:SHOWN]]
         more = f" ({SHOWN} of {len(order)})" if len(order) > SHOWN else ""
         if rows:
-            tables.append(
-                Table(title=f"{what.capitalize()}, {NAMES[split]}{more}", head=("prompt", what + " by"), rows=rows)
-            )
+            tables.append(Table(title=f"{what.capitalize()}, {where}{more}", head=("prompt", what + " by"), rows=rows))
     return tables

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from rekindle.report.page.charts import BASE, lines
-from rekindle.report.page.panels import Chart, Curve, Key, Panel, Point, banded, groups_of, sig
+from rekindle.report.page.panels import Chart, Curve, Key, Panel, Point, banded, cells, groups_of, sig
+from rekindle.report.page.sources import by_source
 from rekindle.report.page.tokens import shared_steps
 from rekindle.report.recording import Recording
 from rekindle.train.counts import Counts
@@ -22,6 +23,8 @@ RECORD = (
     "No evaluation with counts a prompt is here: `rekindle train ... --set evaluate.every=10` keeps them, as does "
     "`rekindle compare`."
 )
+OTHERS = "Runs on other prompts have a chart of their own: ids alone do not tell prompts of two sources apart."
+Groups = Mapping[str, Sequence[Recording]]
 RECORD_OOD = (
     "Nothing was measured out of distribution: `rekindle compare` measures it, and `rekindle eval RUN --split ood "
     "--keep RUN` adds it to a run."
@@ -59,7 +62,7 @@ def powers(samples: int) -> list[int]:
     return ks if ks[-1] == samples else [*ks, samples]
 
 
-def curve_rows(group: str, counts: Sequence[Counts]) -> list[Point]:
+def curve_rows(key: str | Key, counts: Sequence[Counts]) -> list[Point]:
     """pass@k over k of runs that were measured on the same prompts: the mean of the runs, a prompt at a time."""
     common = set.intersection(*(set(c.right) for c in counts))
     samples = min(c.samples for c in counts)
@@ -71,7 +74,7 @@ def curve_rows(group: str, counts: Sequence[Counts]) -> list[Point]:
     values = np.mean(tables, axis=0)
     low, high = interval(values)
     return [
-        {"x": k, "y": sig(values[:, i].mean()), "low": sig(low[i]), "high": sig(high[i]), "group": group}
+        {"x": k, "y": sig(values[:, i].mean()), "low": sig(low[i]), "high": sig(high[i]), **cells(key)}
         for i, k in enumerate(ks)
     ]
 
@@ -82,11 +85,13 @@ def pass_panel(runs: Sequence[Recording]) -> Panel:
     apart: list[str] = []
     splits = [s for s in NAMES if any(c.split == s for run in runs for c in run.counts)]
     for split in splits:
-        rows = split_rows(runs, split)
-        if rows:
-            charts.append(_by_k(split, rows))
-        elif any(split_counts(run, split)[1] is not None for run in runs):
-            apart.append(f"The runs share no prompt {NAMES[split]}: they cannot be compared there.")
+        places = by_source(runs, split)
+        for place, own in places.items():
+            rows = split_rows(_groups(runs, own), split)
+            if rows:
+                charts.append(_by_k(NAMES[split] + place, rows, OTHERS if place else ""))
+            elif any(split_counts(run, split)[1] is not None for run in own):
+                apart.append(f"The runs share no prompt {NAMES[split]}{place}: they cannot be compared there.")
     charts += _by_step(runs) or _in_training(runs)
     missing = apart if splits else [RECORD]
     missing += [RECORD_OOD] if splits and "ood" not in splits else []
@@ -98,17 +103,54 @@ def pass_panel(runs: Sequence[Recording]) -> Panel:
     return Panel(id="passk", title="What it can solve", lead=lead, charts=charts, missing=missing)
 
 
-def split_rows(runs: Sequence[Recording], split: str) -> list[Point]:
+def _groups(runs: Sequence[Recording], some: Sequence[Recording]) -> Groups:
+    """The groups of all runs, with only some of the runs in them."""
+    found = {group: [run for run in own if run in some] for group, own in groups_of(runs).items()}
+    return {group: own for group, own in found.items() if own}
+
+
+def split_rows(groups: Groups, split: str) -> list[Point]:
     """The base's curve, then that of every group of runs, on the prompts that all were measured on."""
-    pairs = {run: split_counts(run, split) for run in runs}
+    pairs = {run: split_counts(run, split) for own in groups.values() for run in own}
     there = [c for pair in pairs.values() for c in pair if c is not None]
     common = set.intersection(*(set(c.right) for c in there)) if there else set[str]()
-    bases = [base for base, _ in pairs.values() if base is not None]
-    rows = curve_rows(BASE, [only(bases[0], common)]) if bases else []
-    for group, own in groups_of(runs).items():
+    bases = {g: [only(c, common) for run in own if (c := pairs[run][0]) is not None] for g, own in groups.items()}
+    base = base_rows(groups, {group: own for group, own in bases.items() if own})
+    one = all(row["group"] == BASE for row in base)  # none, too
+    rows: list[Point] = []
+    for group, own in groups.items():
         now = [only(c, common) for run in own if (c := pairs[run][1]) is not None]
-        rows += curve_rows(group, now) if now else []
-    return rows
+        rows += curve_rows(group if one else (group, "now"), now) if now else []
+    return base + rows if one else rows + base
+
+
+@dataclass
+class Start:
+    """A start model: its measurements, each once, and the groups that began with it."""
+
+    model: str
+    measured: dict[str, Counts]
+    groups: list[str]
+
+
+def base_rows(groups: Groups, bases: Mapping[str, Sequence[Counts]]) -> list[Point]:
+    """A curve for every start model: BASE where it is one, else by who began with it.
+
+    One of a name is the same only where a measurement of it is, too: names are paths, and two may mean two models.
+    """
+    found: list[Start] = []
+    for group, own in bases.items():
+        model = str(groups[group][0].options.get("model"))
+        measured = {repr((c.samples, sorted(c.right.items()))): c for c in own}
+        same = next((s for s in found if s.model == model and s.measured.keys() & measured.keys()), None)
+        if same is None:
+            found.append(Start(model, measured, [group]))
+        else:
+            same.measured.update(measured)
+            same.groups.append(group)
+    keys: list[str | Key] = [BASE if len(found) == 1 else (BASE, f"of {', '.join(s.groups)}") for s in found]
+    pairs = zip(keys, found, strict=True)
+    return [row for key, start in pairs for row in curve_rows(key, list(start.measured.values()))]
 
 
 def only(counts: Counts, prompts: set[str]) -> Counts:
@@ -116,13 +158,13 @@ def only(counts: Counts, prompts: set[str]) -> Counts:
     return replace(counts, right={p: c for p, c in counts.right.items() if p in prompts})
 
 
-def _by_k(split: str, rows: Sequence[Point]) -> Chart:
-    chart = lines(f"pass@k, {NAMES[split]}", rows, x="k", y="pass@k")
+def _by_k(where: str, rows: Sequence[Point], note: str) -> Chart:
+    chart = lines(f"pass@k, {where}", rows, x="k", y="pass@k")
     first = chart.spec["encoding"]["x"]
     ticks = sorted({row["x"] for row in rows})
     scaled = {**first, "scale": {"type": "log", "base": 2}, "axis": {"values": ticks, "format": "d"}}
     spec = {**chart.spec, "encoding": {**chart.spec["encoding"], "x": scaled}}
-    return Chart(title=chart.title, spec=spec, says=chart.says)
+    return Chart(title=chart.title, spec=spec, says=chart.says, note=note)
 
 
 def _by_step(runs: Sequence[Recording]) -> list[Chart]:
@@ -164,6 +206,7 @@ def shares(table: pa.Table) -> tuple[float, float]:
 
 
 def evaluated(run: Recording, name: str) -> list[tuple[float, float]]:
-    """A metric of the held-out evaluations, the base's as of step 0."""
-    base = [(0.0, float(b[f"heldout/{name}"])) for b in run.of_kind("baseline") if f"heldout/{name}" in b]
-    return base + [(float(e["step"]), float(e[name])) for e in run.of_kind("eval") if name in e]
+    """A metric of the held-out evaluations, the base's as of step 0; without those in which it is no number."""
+    base = [(0.0, b.get(f"heldout/{name}")) for b in run.of_kind("baseline")]
+    told = base + [(float(e["step"]), e.get(name)) for e in run.of_kind("eval")]
+    return [(step, float(value)) for step, value in told if isinstance(value, int | float)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rekindle.report.page.coverage import beyond, changes, pooled
+from rekindle.report.page.coverage import beyond, changes, pooled, unpaired
 from rekindle.report.page.overseen import overseen, too_short
 from rekindle.report.page.panels import first_and_last, groups_of
 from rekindle.report.page.passk import DRAWS, LEVEL, NAMES, SEED, only, rates, split_counts
@@ -28,7 +28,8 @@ LOST_ENTROPY = 0.5
 class Verdict:
     """One group of runs. state: of its worst run. better, worse, same, why, attempt: sentences, most telling first.
 
-    measured: whether scores by the truth, or by a reward, were there to be compared. own: what the run says of itself.
+    measured: whether scores by the truth, or by a reward, were there to be compared. gaps: evaluations that tell of no
+    change. own: what the run says of itself.
     """
 
     group: str
@@ -37,6 +38,7 @@ class Verdict:
     better: list[str] = field(default_factory=list)
     worse: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
     own: dict[str, str] = field(default_factory=dict)
     entropy: str = ""
     why: list[str] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Verdict:
             listed("Improved", self.better) or ("Nothing measurably improved." if self.measured else UNMEASURED),
             listed("Lost", self.worse) or ("Nothing measurable was lost." if self.measured else ""),
             listed("No measurable change", self.same),
+            *(f"{gap}." for gap in self.gaps),
             *(listed(name, [sentence]) for name, sentence in self.own.items()),
             listed("Entropy", [self.entropy] if self.entropy else []),
             told,
@@ -79,6 +82,7 @@ def verdict(group: str, runs: Sequence[Recording]) -> Verdict:
     for split in NAMES:
         _scores(found, runs, split)
     found.measured = bool(found.better or found.worse or found.same)
+    found.gaps = [why[0] for split in NAMES if (why := unpaired(runs, split))]
     if not found.measured:
         _training(found, runs)
     _entropy(found, runs)

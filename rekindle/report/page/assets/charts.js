@@ -21,7 +21,7 @@ function coloured(spec, palette) {
   const colour = found.encoding && found.encoding.color, domain = colour && colour.scale && colour.scale.domain;
   if (Array.isArray(domain) && domain.some((name) => typeof name === "string")) {
     const groups = state.doc.groups, own = domain.some((name) => groups.includes(name));
-    const range = domain.map((name, i) => name === "base" ? css("--grey") : palette[(own ? Math.max(0, groups.indexOf(name)) : i) % palette.length]);
+    const range = domain.map((name, i) => name === "base (start model)" ? css("--grey") : palette[(own ? Math.max(0, groups.indexOf(name)) : i) % palette.length]);
     found.encoding = { ...found.encoding, color: { ...colour, scale: { ...colour.scale, range } } };
   }
   return found;
