@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rekindle.report.page.build import asset
 from rekindle.report.page.charts import BASE
 from rekindle.report.page.passk import evaluated
 from rekindle.report.page.sources import by_source, source_of
@@ -89,6 +90,12 @@ def test_two_models_of_equal_counts_are_still_two_and_one_model_is_one() -> None
     assert ends(panel(one, "passk")["charts"][0]) == {(BASE, ""): 0.25, ("ppo", ""): 0.5, ("grpo", ""): 0.75}
 
 
+def test_the_start_model_of_one_run_is_not_drawn_as_that_of_another() -> None:
+    other = recording("grpo", method="grpo", counts=[counts(9, **dict.fromkeys(IDS, 6))], options={"model": "B"})
+    chart = panel([measured("ppo", 2, 4, model="A"), other], "passk")["charts"][0]
+    assert ends(chart) == {("ppo", "now"): 0.5, ("grpo", "now"): 0.75, (BASE, "of ppo"): 0.25}
+
+
 def seeds(method: str, before: dict[int, int]) -> list[Recording]:
     """Runs of a method: seed -> how many of 8 the start model had right when that run measured it."""
     found = []
@@ -110,7 +117,8 @@ def test_a_start_model_that_two_methods_measured_is_one_whatever_seeds_there_are
 
 def test_a_run_in_a_folder_called_base_has_a_curve_of_its_own() -> None:
     found = panel([measured("base", 2, 4), measured("ppo", 2, 6)], "passk")["charts"][0]
-    assert ends(found) == {(BASE, ""): 0.25, ("base", ""): 0.5, ("ppo", ""): 0.75}
+    assert BASE != "base" and ends(found) == {(BASE, ""): 0.25, ("base", ""): 0.5, ("ppo", ""): 0.75}
+    assert f'name === "{BASE}"' in asset("charts.js"), "it alone is grey"
 
 
 def test_evaluations_that_share_no_prompt_are_called_that_and_not_missing() -> None:

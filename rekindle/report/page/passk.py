@@ -140,7 +140,7 @@ def base_rows(groups: Groups, bases: Mapping[str, Sequence[Counts]]) -> list[Poi
     """
     found: list[Start] = []
     for group, own in bases.items():
-        model = str(groups[group][0].options.get("model"))
+        model = model_of(groups[group])
         measured = {repr((c.samples, sorted(c.right.items()))): c for c in own}
         same = next((s for s in found if s.model == model and s.measured.keys() & measured.keys()), None)
         if same is None:
@@ -148,9 +148,15 @@ def base_rows(groups: Groups, bases: Mapping[str, Sequence[Counts]]) -> list[Poi
         else:
             same.measured.update(measured)
             same.groups.append(group)
-    keys: list[str | Key] = [BASE if len(found) == 1 else (BASE, f"of {', '.join(s.groups)}") for s in found]
+    one = len(found) == 1 and {model_of(own) for own in groups.values()} == {found[0].model}
+    keys: list[str | Key] = [BASE if one else (BASE, f"of {', '.join(start.groups)}") for start in found]
     pairs = zip(keys, found, strict=True)
     return [row for key, start in pairs for row in curve_rows(key, list(start.measured.values()))]
+
+
+def model_of(group: Sequence[Recording]) -> str:
+    """What the runs of a group began with, as their options name it."""
+    return str(group[0].options.get("model"))
 
 
 def only(counts: Counts, prompts: set[str]) -> Counts:
