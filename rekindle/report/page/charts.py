@@ -8,7 +8,7 @@ from typing import Any
 from rekindle.report.page.panels import MOST_POINTS, Chart, Point
 
 BASE = "base (start model)"
-"""The start model's curve: grey, wherever it is. No name that a run's folder is likely to have."""
+"""The start model's curve: grey, wherever it is."""
 FIT = "fit"
 """What the numbers of a fitted curve stand under."""
 
