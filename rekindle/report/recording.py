@@ -80,15 +80,20 @@ def recordings(folder: Path) -> list[Recording]:
 
 def compared(folder: Path) -> list[Recording]:
     """The runs of a comparison, each with the base's counts as of step 0 and its own as of its end."""
-    base = _counts(folder / "base" / "result.json", 0)
+    start = folder / "base" / "result.json"
+    stamp = changed(start)
+    base = _counts(start, 0)
     runs = [path for path in sorted((folder / "runs").glob("*")) if (path / "events.jsonl").is_file()]
     if not runs:
         raise InputError(f"no run of the comparison in '{folder}' has begun: let it run first")
     found = []
     for path in runs:
+        result = path / "result.json"
+        stamps = [stamp, changed(result)]
         run = read_run(path)
         last = int(run.steps[-1]["step"]) if run.steps else 0
-        found.append(replace(run, counts=[*base, *run.counts, *_counts(path / "result.json", last)]))
+        counts = [*base, *run.counts, *_counts(result, last)]
+        found.append(replace(run, counts=counts, stamp="/".join([run.stamp, *stamps])))
     return found
 
 
@@ -116,8 +121,8 @@ def of_tables(
 
 def read_run(folder: Path) -> Recording:
     """A run folder of Rekindle, finished or still being written."""
-    events = folder / "events.jsonl"
-    records = read_events(events)
+    stamp = stamp_of(folder)  # before anything is read: what is written meanwhile is news at the next look
+    records = read_events(folder / "events.jsonl")
     options = saved_options(folder)
     start = next((r for r in records if r["kind"] == "start"), {})
     seed = options.get("seed")
@@ -140,7 +145,7 @@ def read_run(folder: Path) -> Recording:
         kept=[step for step in kept if step <= last],
         table=Tables(folder),
         counts=counts,
-        stamp=stamp_of(folder),
+        stamp=stamp,
         version=lambda step: version_of(folder, step),
     )
 
@@ -150,12 +155,19 @@ STEP = re.compile(r"^step-\d+$")
 
 def stamp_of(folder: Path) -> str:
     """What changes whenever the folder has more to show."""
-    events = (folder / "events.jsonl").stat()
-    others = [place.stat().st_mtime_ns for name in SHOWN if (place := folder / name).is_dir()]
-    return "/".join(map(str, (events.st_size, events.st_mtime_ns, *others)))
+    return "/".join(changed(folder / name) for name in ("events.jsonl", *SHOWN))
 
 
 SHOWN = ("rollouts", "credits", "evaluations")
+
+
+def changed(place: Path) -> str:
+    """What changes whenever a file is written, or one of a folder's is put there; "" where there is nothing."""
+    try:
+        found = place.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{found.st_size}:{found.st_mtime_ns}"
 
 
 def version_of(folder: Path, step: int) -> str:

@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
+from rekindle.report import recording
 from rekindle.report.page.live import serve
-from rekindle.report.recording import read_run
+from rekindle.report.recording import read_run, recordings
 from rekindle.train.counts import write_counts
 from rekindle.train.evaluate import Evaluation
 
 
 @pytest.fixture
 def served(runs: dict[str, Path], tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    folder = shutil.copytree(runs["evol-0"], tmp_path / "run")
-    server = serve(lambda: [read_run(folder)], 0)
+    folder = Path(shutil.copytree(runs["evol-0"], tmp_path / "run"))
+    with serving(lambda: [read_run(folder)]) as port:
+        yield port, folder
+
+
+@contextmanager
+def serving(read: Callable[[], Sequence[recording.Recording]]) -> Iterator[int]:
+    server = serve(read, 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield int(server.server_address[1]), folder
+    yield int(server.server_address[1])
     server.shutdown()
     server.server_close()
     thread.join(10)
@@ -56,6 +64,43 @@ def test_a_new_step_gives_new_data(served: tuple[int, Path]) -> None:
         file.write(json.dumps(json.loads(line) | {"step": 5}) + "\n")
     status, headers, body = get(port, "/data.json", **{"If-None-Match": tag})
     assert status == 200 and headers["ETag"] != tag and json.loads(body)["runs"][0]["step"] == 5
+
+
+def test_what_is_written_while_the_folder_is_read_is_news_at_the_next_look(
+    served: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, folder = served
+    shutil.rmtree(folder / "rollouts")  # whose number would be news, too
+    events = folder / "events.jsonl"
+    late = [text for text in events.read_text().splitlines(True) if '"step": 4' in text or '"kind": "end"' in text]
+    events.write_text("".join(text for text in events.read_text().splitlines(True) if text not in late))
+    read = recording.read_events
+
+    def slowly(path: Path) -> list[dict[str, object]]:
+        found = read(path)
+        with path.open("a") as file:
+            file.writelines(late)
+        late.clear()
+        return found
+
+    monkeypatch.setattr(recording, "read_events", slowly)
+    assert (run := json.loads(get(port, "/data.json")[2])["runs"][0])["step"] == 3 and not run["done"]
+    assert (run := json.loads(get(port, "/data.json")[2])["runs"][0])["step"] == 4 and run["done"]
+
+
+def test_the_results_of_a_comparison_are_news_when_they_come(runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "compare"
+    shutil.copytree(runs["echo-0"], folder / "runs" / "echo_rl-0")
+    (folder / "compare.json").write_text("{}")
+    with serving(lambda: recordings(folder)) as port:
+        tags = [get(port, "/data.json")[1]["ETag"]]
+        for place, right in ((folder / "base", 3), (folder / "runs" / "echo_rl-0", 7)):
+            place.mkdir(exist_ok=True)
+            counts = {"ood": {"samples": 8, "right": {"a": right}}}
+            (place / "result.json").write_text(json.dumps({"counts": counts}))
+            _, headers, body = get(port, "/data.json")
+            tags.append(headers["ETag"])
+    assert len(set(tags)) == 3 and b"base from 0.375" in body and b"echo_rl-0 from 0.875" in body
 
 
 def test_only_this_machine_and_these_two_paths_are_answered(served: tuple[int, Path]) -> None:
