@@ -37,7 +37,7 @@ def test_a_worker_answers_in_a_page_from_a_folder(seen: Seen, tmp_path: Path) ->
     (tmp_path / "more.js").write_text("self.more = 100;")
     (tmp_path / "index.html").write_text('<!doctype html><body><script src="shim.js"></script></body>')
     seen.driver.get((tmp_path / "index.html").as_uri())
-    seen.driver.set_script_timeout(20)
+    seen.driver.set_script_timeout(120)
     answers, left = seen.driver.execute_async_script(ASKING)
     assert answers == [{"doubled": 6, "frame": True}, {"doubled": 108, "frame": True}]
     assert left == 0

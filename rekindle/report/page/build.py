@@ -28,7 +28,7 @@ from rekindle.report.page.truth import truth_panel
 from rekindle.report.page.verdict import verdicts
 from rekindle.report.recording import Recording
 
-SCRIPTS = ("base.js", "charts.js", "tokens.js", "browser.js", "main.js")
+SCRIPTS = ("base.js", "keep.js", "charts.js", "tokens.js", "browser.js", "main.js")
 VEGA_LITE = "6.4"
 NEED = "the page needs the charting library of the extra [report]: pip install 'rekindle[report]'"
 

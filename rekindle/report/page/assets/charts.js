@@ -42,6 +42,8 @@ async function draw(place, chart) {
   const found = await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", ast: true, config: chartConfig() });
   quiet(place);
   new MutationObserver(() => quiet(place)).observe(place, { childList: true, subtree: true });
+  place.style.minHeight = "";
+  place.finalize = () => found.finalize();
   place.dataset.ready = "1";
   return found;
 }
@@ -82,7 +84,7 @@ function drawPanel(panel) {
   return { section, jobs };
 }
 
-// Panels that did not change keep their place on the page, and whatever the reader had opened in them.
+// Panels that did not change keep their place on the page; the others hand over whatever the reader had opened in them.
 async function drawPanels(all) {
   const root = document.getElementById("panels");
   const jobs = [];
@@ -91,7 +93,7 @@ async function drawPanels(all) {
     const old = drawn.get(panel.id);
     if (old && old.text === text && !all) continue;
     const made = drawPanel(panel);
-    if (old) old.section.replaceWith(made.section);
+    if (old) carry(old.section, made.section);
     else root.append(made.section);
     drawn.set(panel.id, { text, section: made.section });
     jobs.push(...made.jobs);

@@ -6,18 +6,25 @@ function drawHead() {
   document.getElementById("about").textContent = many ? doc.runs.length + " runs at step " + Math.min(...steps) + (Math.max(...steps) > Math.min(...steps) ? " to " + Math.max(...steps) : "") + ", " + doc.runs.filter((run) => run.done).length + " finished" : doc.runs.map((run) =>
     run.name + (run.origin === "rekindle" ? "" : " (" + run.origin + ")") + ": step " + run.step + (run.steps ? " of " + run.steps : "") + (run.done ? ", finished" : "")).join("; ");
   const names = { unknown: "too early to tell", sound: "sound", watch: "watch it", collapsing: "collapsing" };
-  document.getElementById("verdicts").replaceChildren(...doc.verdicts.map((v) =>
+  put(document.getElementById("verdicts"), doc.verdicts, () => doc.verdicts.map((v) =>
     el("div", { class: "verdict " + v.state }, el("h3", {}, v.group, el("span", { class: "state" }, names[v.state])), el("p", {}, prose(v.text)))));
   const links = [["verdict", "Verdict"], ...doc.panels.map((panel) => [panel.id, panel.title]), ["rollouts", "Rollouts"]];
-  document.getElementById("nav").replaceChildren(...links.map(([id, text]) => el("li", {}, el("a", { href: "#" + id }, text))));
-  document.getElementById("notes").replaceChildren(...doc.notes.map((text) => el("li", {}, prose(text))));
+  put(document.getElementById("nav"), links, () => links.map(([id, text]) => el("li", {}, el("a", { href: "#" + id }, text))));
+  put(document.getElementById("notes"), doc.notes, () => doc.notes.map((text) => el("li", {}, prose(text))));
 }
 
-async function drawAll(all) {
+async function drawOnce(all) {
   drawHead();
   await drawPanels(all);
-  drawBrowser("all");
+  drawBrowser(all ? "all" : "news");
   document.body.dataset.ready = "1";
+}
+
+// One drawing after the other: a theme that is changed while news are drawn is not drawn into the same places.
+let drawing = Promise.resolve();
+function drawAll(all) {
+  drawing = drawing.catch(() => null).then(() => drawOnce(all));
+  return drawing;
 }
 
 const stored = window.matchMedia("(prefers-color-scheme: dark)");

@@ -9,7 +9,7 @@ const KINDS = {
 const STRONGEST = 0.45; // of the background colour: text keeps its contrast
 
 function wordsOf(row) {
-  const words = state.doc.browser.words;
+  const words = row.shelf.words;
   return row.t ? row.t.map((i) => words[i]) : (row.text || "").split(/(?<=\s)/);
 }
 
