@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,21 +22,6 @@ def record(name: str, **slots: Any) -> PolicyGradient:
     made = methods.load(name).method()
     assert isinstance(made, PolicyGradient)
     return made.replace(**slots)
-
-
-@pytest.fixture
-def algos(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """verl's two registries, as `core_algos` has them."""
-    played: Any = ModuleType("verl.trainer.ppo.core_algos")
-
-    def into(table: dict[str, Any]) -> Callable[[str], Callable[[Any], Any]]:
-        return lambda name: lambda function: table.setdefault(name, function)
-
-    played.POLICY_LOSS_REGISTRY, played.ADV_ESTIMATOR_REGISTRY = {"vanilla": print}, {"grpo": print}
-    played.register_policy_loss = into(played.POLICY_LOSS_REGISTRY)
-    played.register_adv_est = into(played.ADV_ESTIMATOR_REGISTRY)
-    monkeypatch.setitem(sys.modules, "verl.trainer.ppo.core_algos", played)
-    return played
 
 
 def test_a_name_registers_both_and_says_the_options(algos: Any) -> None:

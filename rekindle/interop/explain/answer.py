@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from rekindle.core.evolution import Evolution, Method
@@ -11,8 +11,9 @@ from rekindle.core.stages import Stages
 from rekindle.errors import unknown
 from rekindle.interop.explain import trl_parts, trl_run, verl_credit, verl_parts, verl_run
 from rekindle.interop.explain.batches import cut
+from rekindle.interop.explain.bridged import OWN, SLOTS, bridge
 from rekindle.interop.explain.matrix import Row, rows, touching
-from rekindle.interop.explain.said import Fixed, Lacking, Place, Said, Table, Value, key_of, lacks, slots
+from rekindle.interop.explain.said import Fixed, Place, Said, Table, Value, key_of, lacks, slots
 from rekindle.train import options
 from rekindle.train.config import Resolved
 
@@ -22,13 +23,6 @@ TABLES: Mapping[str, Table] = {
     "verl": {**verl_parts.TABLE, **verl_credit.TABLE, **verl_run.TABLE},
 }
 RUNS = {"trl": trl_run.run, "verl": verl_run.run}
-BRIDGED = ("prepare", "advantage", "modulate", "objective", "keep", "aggregate", "terms")
-"""The slots whose parts the other packages put into TRL's trainer or verl's registries."""
-BRIDGES = {
-    "trl": "rekindle.interop.trl.RekindleTrainer(method={name!r})",
-    "verl": "rekindle.interop.verl.register({name!r})",
-}
-OWN = "rekindle train {name}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ def explain(resolved: Resolved, rival: str) -> Answer:
     name, record = resolved.config.method, resolved.record
     stages = record.methods
     first = stages[0]
-    items = [_bridged(item, rival, name) for item in _items(first, rival, resolved)]
+    items = _bridged(_items(first, rival, resolved), rival, name, record)
     if isinstance(record, Stages):
         items = [Item(f"methods.0.{i.path}" if i.path else "", i.shown, i.said) for i in items]
         items += _later(record, resolved, name)
@@ -139,22 +133,21 @@ def _later(record: Stages, resolved: Resolved, name: str) -> list[Item]:
     return found
 
 
-def _bridged(item: Item, rival: str, name: str) -> Item:
-    """The item with what does its lacks all the same."""
-    slot = item.path.partition(".")[0]
-    text = (BRIDGES[rival] if slot in BRIDGED else OWN).format(name=name)
+def _bridged(items: list[Item], rival: str, name: str, record: Any) -> list[Item]:
+    """The items, each with what does its lacks all the same. record: the method's, with all its stages."""
+    slotted = [item.path.partition(".")[0] in SLOTS for item in items]
+    own = OWN.format(name=name)
+    wanted = any(item.said.lacking for item, slot in zip(items, slotted, strict=True) if slot)
+    found = bridge(rival, name, record) if wanted else own
+    return [_does(item, found if slot else own) for item, slot in zip(items, slotted, strict=True)]
+
+
+def _does(item: Item, told: str) -> Item:
+    """The item with `told` as what does each lack that names nothing."""
     lacking = tuple(
-        lack if lack.bridge else Lacking(path=lack.path.lstrip("."), what=lack.what, reason=lack.reason, bridge=text)
-        for lack in item.said.lacking
+        lack if lack.bridge else replace(lack, path=lack.path.lstrip("."), bridge=told) for lack in item.said.lacking
     )
-    said = Said(
-        flags=item.said.flags,
-        same=item.said.same,
-        rewards=item.said.rewards,
-        lacking=lacking,
-        fixed=item.said.fixed,
-    )
-    return Item(item.path, item.shown, said)
+    return replace(item, said=replace(item.said, lacking=lacking))
 
 
 def _title(rival: str) -> str:
