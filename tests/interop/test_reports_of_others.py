@@ -13,7 +13,8 @@ import pytest
 from rekindle.cli.main import main
 from rekindle.cli.report import Origin, foreign
 from rekindle.report.page.build import document
-from tests.report.recorded import row
+from tests.interop.test_trl_dumps import completions, history, state
+from tests.report.recorded import row, values
 
 
 def code(*argv: object) -> int:
@@ -61,6 +62,35 @@ def test_the_folder_of_the_recorder_is_a_whole_page(tmp_path: Path) -> None:
     found = panels(tmp_path, Origin.trl)
     for name in ("entropy", "covariance", "clipping", "groups"):
         assert found[name]["charts"], name
+
+
+@pytest.mark.parametrize("logged", [None, 0.7], ids=["no state", "weights"])
+def test_a_dump_of_trl_without_scores_is_a_page_that_says_why(tmp_path: Path, logged: float | None) -> None:
+    for step in (1, 2):
+        completions(tmp_path, step)
+    if logged is not None:
+        state(tmp_path, history(*({"step": step, "reward": logged} for step in (1, 2))))
+    assert code("report", "--from", "trl", tmp_path) == 0
+    found = document([foreign(tmp_path, Origin.trl)])
+    assert len(found["browser"]["rows"]) == 8 and not any({"sc", "ok"} & set(r) for r in found["browser"]["rows"])
+    panel = next(one for one in found["panels"] if one["id"] == "groups")
+    told = "no trainer_state.json says" if logged is None else "TRL logged 0.7"
+    assert f"{tmp_path.name}: score and success are left out: " in " ".join(panel["missing"])
+    assert told in " ".join(panel["missing"])
+    shown = [chart["title"] for chart in panel["charts"]]
+    assert not any(title.startswith(("Dead", "Scores")) for title in shown) and "Advantages of responses" in shown
+    assert "1 right" not in json.dumps(panel) and "1 wrong" not in json.dumps(panel), "nobody judged them"
+
+
+def test_steps_without_scores_are_left_out_of_the_curves_of_those_with(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        completions(tmp_path, step)
+    state(tmp_path, history({"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.9}, {"step": 3, "reward": 0.5}))
+    found = panels(tmp_path, Origin.trl)
+    dead = found["groups"]["charts"][0]
+    assert dead["title"] == "Dead groups" and [r["x"] for r in values(dead)] == [1, 3]
+    assert {r["x"] for chart in found["passk"]["charts"] for r in values(chart)} == {1, 3}
+    assert "TRL logged 0.9" in " ".join(found["groups"]["missing"])
 
 
 @pytest.mark.parametrize("origin", ["trl", "verl"])

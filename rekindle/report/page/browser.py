@@ -100,13 +100,14 @@ def visits(run: Recording, steps: Sequence[int]) -> list[str]:
 
 def of_step(table: pa.Table, step: int, number: int, prompts: set[str]) -> Iterator[dict[str, Any]]:
     """The responses of a step that are shown: of each prompt the best, the worst, a marked one and the first."""
-    light = {name: table.column(name).to_pylist() for name in ("id", "score")}
+    light = {name: table.column(name).to_pylist() for name in ("id", "score") if name in table.column_names}
+    scores = light.get("score", [None] * len(table))
     marked = marks(table)
     groups: dict[str, list[int]] = {}
     for i, name in enumerate(map(str, light["id"])):
         if name in prompts:
             groups.setdefault(name, []).append(i)
-    picked = [i for rows in groups.values() for i in telling(rows, light["score"], marked)]
+    picked = [i for rows in groups.values() for i in telling(rows, scores, marked)]
     table = table.take(pa.array(picked, pa.int64()))
     columns = {name: table.column(name).to_pylist() for name in table.column_names if not name.startswith("token_")}
     lists = token_lists(table)

@@ -13,7 +13,7 @@ from rekindle.report.page.panels import Chart, Panel, Point, banded, groups_of, 
 from rekindle.report.recording import Recording
 from rekindle.tokens.embed import HashedNgrams
 
-RECORD = "Shares of dead groups are not in the steps, and no rollouts are here to count them from."
+RECORD = "Shares of dead groups are not in the steps, and no rollouts with scores are here to count them from."
 RECORD_ADVANTAGE = (
     "No advantages are here: Rekindle keeps them in `credits/`; in TRL, attach `rekindle.interop.trl.RekindleRecorder`."
 )
@@ -34,6 +34,7 @@ def groups_panel(runs: Sequence[Recording]) -> Panel:
     charts += [chart for run, (_, last) in list(tables.items())[:2] for chart in alike(run, last)]
     missing += [] if histogram else [RECORD_ADVANTAGE]
     missing += [] if tables else [RECORD_ROLLOUTS]
+    missing += unscored(runs)
     lead = (
         "A group is the responses to one prompt. Where all are right or all are wrong its advantages are zero, and it "
         "teaches nothing."
@@ -57,18 +58,29 @@ def counted(runs: Sequence[Recording]) -> dict[str, list[list[tuple[float, float
     """The share of dead groups from the rollouts, where the steps do not say it."""
     found = {}
     for group, own in groups_of(runs).items():
-        curves = [[(float(step), dead(run.table(step))) for step in run.kept] for run in own if run.kept]
-        if curves:
-            found[group] = curves
+        curves = [
+            [(float(step), share) for step in run.kept if (share := dead(run.table(step))) is not None] for run in own
+        ]
+        if any(curves):
+            found[group] = [curve for curve in curves if curve]
     return found
 
 
-def dead(table: pa.Table) -> float:
-    """Share of groups all of whose scores are equal."""
+def dead(table: pa.Table) -> float | None:
+    """Share of groups all of whose scores are equal; None of a table without groups or without scores."""
+    if "score" not in table.column_names:
+        return None
     scores: dict[int, list[float]] = {}
     for group, score in zip(table.column("group").to_pylist(), table.column("score").to_pylist(), strict=True):
         scores.setdefault(group, []).append(score)
-    return float(np.mean([max(own) == min(own) for own in scores.values()])) if scores else np.nan
+    return float(np.mean([max(own) == min(own) for own in scores.values()])) if scores else None
+
+
+def unscored(runs: Sequence[Recording]) -> list[str]:
+    """Why runs of other trainers have rollouts without scores, as their readers say it."""
+    told = [run for run in runs if "score" in run.options]
+    lacking = [run for run in told if any("score" not in run.table(step).column_names for step in run.kept)]
+    return [f"{run.name}: score and success are {run.options['score']}." for run in lacking]
 
 
 Ends = dict[Recording, tuple[pa.Table, pa.Table]]
@@ -130,12 +142,13 @@ def _novelty(runs: Sequence[Recording], tables: Ends) -> list[Chart]:
 
 
 def scores(table: pa.Table, side: bool) -> list[float]:
-    """The scores of the graded responses on one side of the label."""
-    names = ("score", "success", "graded")
-    rows = zip(
-        *(table.column(n).to_pylist() if n in table.column_names else [True] * len(table) for n in names), strict=True
-    )
-    return [float(score) for score, success, graded in rows if graded and bool(success) == side and score is not None]
+    """The scores of the graded responses on one side of the label; none where the table has no scores or no labels."""
+    if not {"score", "success"} <= set(table.column_names):
+        return []
+    columns = [table.column(name).to_pylist() for name in ("score", "success")]
+    graded = table.column("graded").to_pylist() if "graded" in table.column_names else [True] * len(table)
+    rows = zip(*columns, graded, strict=True)
+    return [float(score) for score, success, told in rows if told and bool(success) == side and score is not None]
 
 
 def alike(run: Recording, table: pa.Table) -> list[Chart]:
@@ -149,13 +162,14 @@ def alike(run: Recording, table: pa.Table) -> list[Chart]:
     large = [own for own in groups.values() if len(own) > 1]
     if not large:
         return []
-    own = max(large, key=lambda g: (len({r["response"] for r in g if r["success"]}), len(g)))
-    own = sorted(own, key=lambda r: (not r["success"], str(r["response"])))
+    own = max(large, key=lambda g: (len({r["response"] for r in g if r.get("success")}), len(g)))
+    own = sorted(own, key=lambda r: (not r.get("success"), str(r["response"])))
     step = max(1, -(-len(own) // MOST_ALIKE))
     own = own[::step][:MOST_ALIKE]
     vectors = HashedNgrams()([str(r["response"]) for r in own])
     close = (vectors @ vectors.T).numpy()
-    names = [f"{i + 1} {'right' if r['success'] else 'wrong'}" for i, r in enumerate(own)]
+    told = {True: " right", False: " wrong", None: ""}
+    names = [f"{i + 1}{told[r.get('success')]}" for i, r in enumerate(own)]
     off = close[~np.eye(len(own), dtype=bool)]
     title = f"How alike the responses to one prompt are ({run.name}, {own[0].get('id')})"
     says = f"{title}: mean cosine {off.mean():.2f}, from {off.min():.2f} to {off.max():.2f}, over {len(own)} responses."

@@ -190,7 +190,10 @@ def _in_training(runs: Sequence[Recording]) -> list[Chart]:
     curves: dict[Key, Sequence[Curve]] = {}
     for group, own in groups_of(runs).items():
         plan = shared_steps([run.kept for run in own])
-        found = [[(float(s), *shares(run.table(s))) for s in steps] for run, steps in zip(own, plan, strict=True)]
+        found = [
+            [(float(step), *pair) for step in steps if (pair := shares(run.table(step))) is not None]
+            for run, steps in zip(own, plan, strict=True)
+        ]
         for i, told in ((1, "all responses"), (2, "at least one of a group")):
             kept = [[(row[0], row[i]) for row in rows] for rows in found if rows]
             if kept:
@@ -199,13 +202,16 @@ def _in_training(runs: Sequence[Recording]) -> list[Chart]:
     return [lines(title, banded(curves), y="share", scale={"zero": True})] if curves else []
 
 
-def shares(table: pa.Table) -> tuple[float, float]:
-    """(share of right responses, share of groups with a right one) of a step's rollouts."""
+def shares(table: pa.Table) -> tuple[float, float] | None:
+    """(share of right responses, share of groups with a right one) of a step's rollouts.
+
+    None of a table without rows, or without labels.
+    """
+    if not len(table) or "success" not in table.column_names:
+        return None
     solved: dict[int, list[bool]] = {}
     for group, right in zip(table.column("group").to_pylist(), table.column("success").to_pylist(), strict=True):
         solved.setdefault(group, []).append(bool(right))
-    if not solved:
-        return math.nan, math.nan
     return float(np.mean([r for own in solved.values() for r in own])), float(
         np.mean([any(r) for r in solved.values()])
     )
