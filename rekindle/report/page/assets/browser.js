@@ -15,6 +15,11 @@ function adopt(row, i) {
   row.key = JSON.stringify([row.run, row.s, row.u == null ? "row " + i : row.u]);
 }
 
+function judged(row) {
+  if (row.ok == null) return "not judged";
+  return row.ok ? "right" : "wrong";
+}
+
 function meanOf(row) {
   const known = (row.e || []).filter((v) => v != null);
   return known.length ? known.reduce((sum, v) => sum + v, 0) / known.length / state.doc.browser.scale : null;
@@ -24,7 +29,7 @@ function matching() {
   const found = state.doc.browser.rows.filter((row) =>
     (view.run === "" || row.run === view.run) && (view.step === "" || row.s === Number(view.step)) &&
     (view.prompt === "" || row.asked === view.prompt) &&
-    (view.verdict === "" || (view.verdict === "right") === Boolean(row.ok)) &&
+    (view.verdict === "" || row.ok === (view.verdict === "right")) &&
     (view.low === "" || row.sc >= Number(view.low)) && (view.high === "" || row.sc <= Number(view.high)));
   const by = { step: (row) => row.s, score: (row) => -(row.sc || 0), entropy: (row) => -(meanOf(row) || 0), length: (row) => -wordsOf(row).length };
   return found.sort((x, y) => by[view.sort](x) - by[view.sort](y) || inOrder(x, y));
@@ -89,7 +94,7 @@ function makeForm() {
 }
 
 function pick(row, side) {
-  const where = (state.doc.runs.length > 1 ? row.run + ", " : "") + "step " + row.s + ", " + row.prompt.id + ", " + (row.ok ? "right" : "wrong");
+  const where = (state.doc.runs.length > 1 ? row.run + ", " : "") + "step " + row.s + ", " + row.prompt.id + ", " + judged(row);
   const which = row.u == null ? "row " + (state.doc.browser.rows.indexOf(row) + 1) : "response " + row.u;
   return el("button", { type: "button", "data-key": side + row.key, "aria-pressed": String(view[side] !== null && view[side].key === row.key),
     "aria-label": "show on the " + (side === "a" ? "left" : "right") + ": " + where + ", " + which,
@@ -99,7 +104,7 @@ function pick(row, side) {
 function drawList(found) {
   const part = found.slice(view.page * PAGE, view.page * PAGE + PAGE), several = state.doc.runs.length > 1;
   const head = ["show", ...(several ? ["run"] : []), "step", "prompt", "verdict", "score", "advantage", "entropy", "response"];
-  const cells = part.map((row) => [...(several ? [row.run] : []), row.s, row.prompt.id, row.ok ? "right" : "wrong",
+  const cells = part.map((row) => [...(several ? [row.run] : []), row.s, row.prompt.id, judged(row),
     shown(row.sc), shown(row.ad), shown(meanOf(row)), wordsOf(row).slice(0, 80).join("")]);
   put(parts.caption, found.length + " of " + state.doc.browser.rows.length + " rollouts", () => [found.length + " of " + state.doc.browser.rows.length + " rollouts"]);
   put(parts.head, head, () => [el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))]);
@@ -121,7 +126,7 @@ function drawPager(pages) {
 }
 
 function factsOf(row, here) {
-  const facts = ["step " + row.s, row.ok ? "right" : "wrong", "score " + shown(row.sc)];
+  const facts = ["step " + row.s, judged(row), "score " + shown(row.sc)];
   if (row.ad != null) facts.push("advantage " + shown(row.ad));
   if (row.an != null) facts.push("answer " + row.an);
   if (row.lb != null) facts.push("label " + row.lb);
