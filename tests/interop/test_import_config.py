@@ -213,6 +213,8 @@ def refused(path: str, rival: str, capsys: pytest.CaptureFixture[str]) -> str:
         ),
         ("a.json", '{"beta": 0.1,\n}', "line 2 is no valid JSON"),
         ("a.json", "[1]", "names with values"),
+        ("a.json", '{"beta": 0.1, "beta": 0.2}', "a.json: beta stands twice in an object: drop one"),
+        ("a.yaml", "beta: 0.1\nx: &x\n  y: *x\n", "cannot be read as YAML (RecursionError)"),
         ("a.yaml", "!!python/object/apply:os.system ['true']\n", "no valid YAML"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ import yaml  # transformers brings it
 
 from rekindle.errors import InputError
 from rekindle.tokens.reading import text_of
+
+_PIECE = re.compile(r"""(?P<comment>#.*)|(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+|.""", re.DOTALL)
+"""A comment, a word, or what stands between words: for the shell a # inside a word is a part of it."""
 
 
 @dataclass(kw_only=True)
@@ -141,23 +145,37 @@ def read(path: str) -> Given:
 
 def _json(text: str, path: str) -> dict[str, Any]:
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno} is no valid JSON: {error.msg}: fix the line") from error
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         raise InputError(f"{path} cannot be read as JSON: give shorter values") from None
     return _flat(_mapping(tree, path))
 
 
+def _once(pairs: list[tuple[str, Any]], path: str) -> dict[str, Any]:
+    """An object of JSON; InputError for a name that stands twice, of which JSON would drop the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: {twice} stands twice in an object: drop one")
+    return found
+
+
 def _yaml(text: str, path: str) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         tree, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+        return _flat(_mapping(tree, path)), dict(_marks(node, path)) if node else {}
+    except InputError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}, line {line} is no valid YAML: {error.problem}: fix the line") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as YAML ({type(error).__name__}): write it anew") from None
-    return _flat(_mapping(tree, path)), dict(_marks(node, path)) if node else {}
 
 
 def _mapping(tree: Any, path: str) -> Mapping[Any, Any]:
@@ -189,29 +207,42 @@ def _marks(node: Any, path: str, prefix: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _overrides(text: str, path: str) -> tuple[dict[str, Any], dict[str, int], list[str]]:
-    """The words `a.b=c` of a script, and notes of those whose value only the shell knows; others are passed over."""
+    """The words `a.b=c` of a script, and notes of those that say no value here; others are passed over."""
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
-    shells: list[str] = []
+    unread: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            words = shlex.split(line.rstrip().removesuffix("\\"), comments=True)
+            words = shlex.split(_uncommented(line.rstrip().removesuffix("\\")))
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}: close the quotation") from error
         for word in words:
-            name, equals, value = word.lstrip("+").partition("=")
-            if not equals or "." not in name or not name.replace(".", "").replace("_", "").isalnum():
+            name, equals, value = word.lstrip("+~").partition("=")
+            if "." not in name or not name.replace(".", "").replace("_", "").isalnum():
+                continue
+            if word.startswith("~"):
+                unread.append(f"{_shown(word)}, line {number}: hydra takes the option out: say what is to hold instead")
+            if not equals or word.startswith("~"):
                 continue
             values.pop(name, None)  # the last word counts
             if "$" in value:
-                shells.append(f"{name}={_shown(value)}, line {number}: a variable of the shell: write its value")
+                unread.append(f"{name}={_shown(value)}, line {number}: a variable of the shell: write its value")
                 continue
             values[name], lines[name] = _word(value, path, number), number
-    return values, lines, shells
+    return values, lines, unread
+
+
+def _uncommented(line: str) -> str:
+    return "".join(piece[0] for piece in _PIECE.finditer(line) if piece["comment"] is None)
 
 
 def _word(value: str, path: str, number: int) -> Any:
+    """The value as YAML reads it, but for a # that YAML would begin a comment at: the shell has done with those."""
+    if value[:1] not in "'\"[{" and re.search(r"(?:^|\s)#", value):
+        return value
     try:
         return yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
+    except ValueError:  # a day that there is not, as in 2001-99-99: a text like others
+        return value
+    except (yaml.YAMLError, RecursionError):
         raise InputError(f"{path}, line {number}: the value {value!r} cannot be read: put it in quotes") from None
