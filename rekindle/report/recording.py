@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from rekindle.errors import InputError
 from rekindle.report.origin import saved_options
-from rekindle.tokens.reading import object_of
-from rekindle.train.archive import read_table
+from rekindle.report.reading import CREDITS, ROLLOUTS, columns_of, pieces_of, result_counts
 from rekindle.train.counts import Counts, read_counts
 from rekindle.train.credits import BOUNDS
 from rekindle.train.events import read_events
@@ -25,6 +24,11 @@ def unchanging(step: int) -> str:
     return ""
 
 
+def nothing() -> Sequence[str]:
+    """The notes of a run whose files are whole."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording:
     """A run, whoever trained it.
@@ -33,7 +37,7 @@ class Recording:
     rollouts of a step, a row a response, with the columns of a run folder (what was not recorded is left out) and,
     where tokens are known, `token_text`. kept: the steps that have a table. counts: of evaluations; step 0 is the base.
     method: what runs of several seeds share. seed: None where unknown. options: flat, {} where unknown. stamp: changes
-    whenever the folder has more to show; version: of a step's table.
+    whenever the folder has more to show; version: of a step's table. notes: what the tables had to do without so far.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Recording:
     counts: Sequence[Counts] = ()
     stamp: str = ""
     version: Callable[[int], str] = unchanging
+    notes: Callable[[], Sequence[str]] = nothing
 
     def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
         """The records of one kind that is no step."""
@@ -82,7 +87,7 @@ def compared(folder: Path) -> list[Recording]:
     """The runs of a comparison, each with the base's counts as of step 0 and its own as of its end."""
     start = folder / "base" / "result.json"
     stamp = changed(start)
-    base = _counts(start, 0)
+    base = result_counts(start, 0)
     runs = [path for path in sorted((folder / "runs").glob("*")) if (path / "events.jsonl").is_file()]
     if not runs:
         raise InputError(f"no run of the comparison in '{folder}' has begun: let it run first")
@@ -92,7 +97,7 @@ def compared(folder: Path) -> list[Recording]:
         stamps = [stamp, changed(result)]
         run = read_run(path)
         last = int(run.steps[-1]["step"]) if run.steps else 0
-        counts = [*base, *run.counts, *_counts(result, last)]
+        counts = [*base, *run.counts, *result_counts(result, last)]
         found.append(replace(run, counts=counts, stamp="/".join([run.stamp, *stamps])))
     return found
 
@@ -133,6 +138,7 @@ def read_run(folder: Path) -> Recording:
         int(path.stem[5:]) for path in sorted((folder / "rollouts").glob("step-*.parquet")) if STEP.match(path.stem)
     )
     counts = [c for c in read_counts(folder / "evaluations") if c.step <= last]
+    tables = Tables(folder)
     return Recording(
         name=folder.resolve().name,
         origin="rekindle",
@@ -143,10 +149,11 @@ def read_run(folder: Path) -> Recording:
         steps=steps,
         other=[r for r in records if r["kind"] not in ("step", "weights")],
         kept=[step for step in kept if step <= last],
-        table=Tables(folder),
+        table=tables,
         counts=counts,
         stamp=stamp,
         version=lambda step: version_of(folder, step),
+        notes=lambda: tables.notes,
     )
 
 
@@ -182,19 +189,20 @@ class Tables:
 
     folder: Path
     pieces: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __call__(self, step: int) -> pa.Table:
         """The table of a step. InputError where its file is gone or damaged."""
         name = f"step-{step:06d}.parquet"
-        table = read_table(self.folder / "rollouts" / name)
+        table = columns_of(self.folder / "rollouts" / name, ROLLOUTS)
         credits = self.folder / "credits" / name
         if credits.is_file():
-            table = joined(table, read_table(credits))
+            table = joined(table, columns_of(credits, CREDITS))
         return self._with_text(table) if "token_ids" in table.column_names else table
 
     def _with_text(self, table: pa.Table) -> pa.Table:
         if self.pieces is None:
-            self.pieces = pieces_of(self.folder)
+            self.pieces, self.notes = pieces_of(self.folder)
         if not self.pieces:
             return table
         words = pa.array(self.pieces)
@@ -214,21 +222,3 @@ def joined(table: pa.Table, credits: pa.Table) -> pa.Table:
             table = table.append_column(name, credits.column(name).combine_chunks().take(rows))
     bounds = (credits.schema.metadata or {}).get(BOUNDS)
     return table if bounds is None else table.replace_schema_metadata({BOUNDS: bounds})
-
-
-def pieces_of(folder: Path) -> list[str]:
-    """The text of every token of the run's tokenizer, by id; empty where the folder holds none that can be read."""
-    for place in (folder / "final", *sorted((folder / "checkpoints").glob("step-*"), reverse=True)):
-        if (place / "tokenizer.json").is_file():
-            from transformers import AutoTokenizer
-
-            tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            return [tokenizer.decode([i]) for i in range(len(tokenizer))]
-    return []
-
-
-def _counts(file: Path, step: int) -> list[Counts]:
-    if not file.is_file():
-        return []
-    told = object_of(file, "delete it to have it measured again").get("counts", {})
-    return [Counts(step, split, own["samples"], own["right"]) for split, own in told.items()]

@@ -90,6 +90,7 @@ def notes(runs: Sequence[Recording], left: int) -> list[str]:
     if len(groups_of(runs)) < len(runs):
         told.append("A band around the mean of several seeds is their range, unless it says otherwise.")
     for run in runs:
+        told += run.notes()
         if len(run.kept) > MOST_STEPS:
             told.append(f"{run.name}: tokens were looked at in {MOST_STEPS} of {len(run.kept)} steps, evenly spread.")
     if left:
