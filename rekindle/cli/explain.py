@@ -39,20 +39,25 @@ def explain(target: Target, rival: As, sets: Sets = None, json: Json = False) ->
 
 
 def resolved_of(target: str, sets: list[str]) -> Resolved:
-    """A run's folder (or its run.toml) as it was resolved, or a method with its own numbers and no task's profile."""
+    """A run's folder (or its run.toml) as it was resolved, or a method with its own numbers and no task's profile.
+
+    InputError for a path at which there is neither, and for a method that there is not.
+    """
     from rekindle.errors import InputError
     from rekindle.train.config import resolve
     from rekindle.train.find import find_method, make_method
     from rekindle.train.folder import Folder
     from rekindle.train.runfile import read
 
-    path, toml, name = Path(target), None, target
+    path, toml, name = Path(target).expanduser(), None, target
     if path.is_dir() or path.suffix == ".toml":
         file = Folder(path).config if path.is_dir() else path
         toml = read(file)
         if not isinstance(toml.get("method"), str):
             raise InputError(f"{file} names no method: give a run.toml that says method = NAME")
         name = toml["method"]
+    elif ":" not in target and not target.endswith(".py") and ("/" in target or target.startswith("~")):
+        raise InputError(f"'{target}' is no folder: give a run's folder or its run.toml, or a method")
     found = find_method(name)
     return resolve(found.name, make_method(found), essence=found.essence, toml=toml, sets=sets)
 

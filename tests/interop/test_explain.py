@@ -176,6 +176,21 @@ def test_the_run_folder_is_read_as_it_was_resolved(tmp_path: Path) -> None:
     assert told["flags"]["temperature"] == 0.5 and told["method"] == "dapo"
 
 
+def test_a_folder_is_known_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.toml").write_text('method = "dapo"\n')
+    for target in ("~/mine", "~/mine/run.toml"):
+        assert json.loads(out("explain", target, "--as", "trl", "--json"))["method"] == "dapo"
+    for target in ("~/mien", "./mien", "~", "mien/", str(tmp_path / "mien")):
+        code = run_safely(app, ["explain", target, "--as", "trl"])
+        said = capsys.readouterr().err
+        assert code == 2 and said.count("\n") == 1, target
+        assert f"'{target}' is no folder: give a run's folder" in said or target == "~", said
+
+
 def test_json_is_all_of_the_answer() -> None:
     told = json.loads(out("explain", "evol_rl", "--as", "trl", "--json"))
     answer = explain(resolved("evol_rl"), "trl")

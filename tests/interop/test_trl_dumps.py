@@ -160,6 +160,11 @@ def test_a_folder_of_neither_kind_says_what_was_looked_for(tmp_path: Path) -> No
     [
         ("trainer_state.json", "{", "trainer_state.json is no JSON"),
         ("trainer_state.json", "[]", "no list 'log_history'"),
+        ("trainer_state.json", '{"log_history": [{}, {"step": "x"}]}', r"state.json, log_history\[1\]: 'x' is no step"),
+        ("trainer_state.json", '{"log_history": [{"step": 1.5}]}', r"log_history\[0\]: 1.5 is no step: restore"),
+        ("trainer_state.json", '{"log_history": [{"step": NaN}]}', r"log_history\[0\]: nan is no step"),
+        ("trainer_state.json", '{"log_history": [7]}', r"log_history\[0\]: 7 is no step"),
+        ("trainer_state.json", '{"log_history": [{"step": null}]}', r"log_history\[0\]: None is no step"),
         ("completions/completions_00001.parquet", "junk", "cannot read the rollouts"),
     ],
 )
@@ -174,4 +179,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str, told: str
 def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
     completions(tmp_path, 1, advantage=None)
     with pytest.raises(InputError, match=r"completions_00001.parquet has no column 'advantage'"):
+        read_dump(tmp_path)
+
+
+def test_a_reward_that_is_no_number_is_none(tmp_path: Path) -> None:
+    completions(tmp_path, 1)
+    state(tmp_path, history({"step": 1.0, "reward": "much"}))
+    assert read_dump(tmp_path).tables[1]["score"].to_pylist() == [1.5, 0.0, 0.0, 0.0]
+
+
+def test_a_run_of_rekindles_own_is_not_taken_for_one_of_trl(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    read_dump(tmp_path)
+    (tmp_path / "run.toml").write_text('method = "grpo"\n')
+    with pytest.raises(InputError, match=r"is a run of Rekindle's own trainer .*: read it as one, without --from trl"):
         read_dump(tmp_path)

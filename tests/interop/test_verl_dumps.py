@@ -141,3 +141,14 @@ def test_an_empty_file_is_a_step_without_rows(tmp_path: Path) -> None:
     (tmp_path / "5.jsonl").write_text("\n")
     run = read_dump(tmp_path)
     assert run.steps == [{"step": 5.0, "responses": 0.0}] and len(run.tables[5]) == 0
+
+
+@pytest.mark.parametrize("where", ["output", "gts", "note"])
+def test_half_a_character_is_named_with_its_line_and_a_whole_one_is_read(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "1.jsonl"
+    rows = [row(1, "a?", "7", 1.0), row(1, "a?", "7", 1.0) | {where: "\ud83d\ude00"}]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert "\\ud83d" in path.read_text() and len(read_dump(tmp_path).tables[1]) == 2
+    path.write_text(path.read_text().replace("\\ude00", ""))
+    with pytest.raises(InputError, match=r"1.jsonl, line 2: half of a surrogate pair"):
+        read_dump(tmp_path)

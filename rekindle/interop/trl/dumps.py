@@ -52,6 +52,10 @@ def read_dump(folder: str | Path) -> ForeignRun:
     """
     root = Path(folder)
     if (root / "events.jsonl").is_file():
+        if (root / "run.toml").is_file():
+            raise InputError(
+                f"{root} is a run of Rekindle's own trainer (it has a run.toml): read it as one, without --from trl"
+            )
         return _recorded(root)
     state, tables = _state(root), _files(root / "completions")
     if state is None and not tables:
@@ -64,7 +68,7 @@ def read_dump(folder: str | Path) -> ForeignRun:
         {} if state is None else {n: v for n, v in state.items() if isinstance(v, int | float | str)}
     )
     rewards = list(dict.fromkeys(m.group(1) for line in history for name in line if (m := _REWARD.match(name))))
-    logged = {int(line["step"]): line["reward"] for line in history if "reward" in line and "step" in line}
+    logged = {int(line["step"]): line["reward"] for line in history if "step" in line and is_number(line.get("reward"))}
     read: dict[int, pa.Table] = {}
     uids = groups = 0
     for step, path in sorted(tables.items()):
@@ -107,6 +111,13 @@ def _state(root: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(held, dict) or not isinstance(held.get("log_history"), list):
         raise InputError(f"{place} has no list 'log_history': name the output_dir of a run of TRL's trainer")
+    for number, line in enumerate(held["log_history"]):
+        step = line.get("step", 0) if isinstance(line, dict) else line
+        if not isinstance(line, dict) or not is_number(step) or step != int(step):
+            raise InputError(
+                f"{place}, log_history[{number}]: {step!r:.40} is no step: restore the file, or delete it to read the "
+                "completions alone"
+            )
     return held
 
 

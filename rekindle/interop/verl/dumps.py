@@ -24,6 +24,8 @@ WRITTEN = ("input", "output", "gts", "score", "step")
 TEXTS = ("input", "output")
 PLACED = ("uid", "acc", "success", "answer", "pred", "label")
 """Extras of the reward that have a column of ours."""
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How JSON writes a half of a character; two of them may make a whole one."""
 _STEP = re.compile(r"[0-9]+\.jsonl")
 Line = dict[str, Any]
 
@@ -97,7 +99,20 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
             ) from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: no JSON object: cut the line off, or write it again")
+        if HALF.search(line) and not _is_text(row):
+            raise InputError(
+                f"{path}, line {number}: half of a surrogate pair (\\ud800 to \\udfff), which is no character: cut the "
+                "line off, or write it again"
+            )
         yield number, row
+
+
+def _is_text(row: Line) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _table(rows: list[Line], prompts: dict[str, str], first: int) -> pa.Table:
