@@ -56,9 +56,14 @@ def stop(
 
 
 def taken_step(run: Run, folder: Folder | None, log: Log) -> Metrics:
-    """One step. Where the engine that samples dies before its first update, nothing of the steps done is lost."""
+    """One step. Where the engine that samples dies before its first update, nothing of the steps done is lost.
+
+    Of a step that was begun before, the run is no longer behind the steps done, and the checkpoint that it goes on from
+    is there: nothing is saved.
+    """
     config = run.resolved.config
-    if folder is None or config.rollout.sampler == "local" or not config.checkpoint.every or not run.step_index:
+    saves = config.rollout.sampler != "local" and config.checkpoint.every and run.step_index
+    if folder is None or not saves or run.reopened is not None:
         return run.record.step(run)
     memory, watched, kept = copy.deepcopy(run.memory), copy.deepcopy(run.watched), dict(run.kept)
     try:
