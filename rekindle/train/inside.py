@@ -13,7 +13,8 @@ from rekindle.core.types import Batch, Metrics
 from rekindle.errors import GuardStop
 from rekindle.tokens.rollouts import PromptRows
 from rekindle.train.credits import Credits
-from rekindle.train.quarantine import batch_tensors
+from rekindle.train.matching import SAID, said_before, said_tensors
+from rekindle.train.quarantine import batch_tensors, own
 
 if TYPE_CHECKING:
     from rekindle.train.run import Run
@@ -25,8 +26,8 @@ def save_opened(folder: Path, opened: Opened, run: Run) -> dict[str, Any]:
     """Write the tensors of the step's batch; gives what JSON holds of the rest."""
     batch = opened.batch
     rows = {name: _ids(value) for name, value in batch.extra.items() if not isinstance(value, Tensor)}
-    credits = run.live.get("credits", Credits()).tensors()
-    save_file(batch_tensors(batch) | credits, folder / _FILE)
+    more = run.live.get("credits", Credits()).tensors() if opened.done else said_tensors(run)
+    save_file(batch_tensors(batch) | {name: own(value) for name, value in more.items()}, folder / _FILE)
     counted = {"metrics": opened.metrics, "observed": run.observed, "drawn": run.drawn}
     return {"done": opened.done, **counted, "prompt": _ids(batch.prompt), "rows": rows}
 
@@ -36,24 +37,30 @@ def load_opened(folder: Path, told: dict[str, Any] | None, run: Run) -> None:
     if told is None:
         return
     tensors = load_file(folder / _FILE)
-    run.live["credits"] = Credits.of({name: tensors.pop(name) for name in list(tensors) if name.startswith("credit.")})
-    own = {name: tensors.pop(name) for name in [name for name in tensors if not name.startswith("extra.")]}
-    extra: dict[str, Any] = {name.removeprefix("extra."): tensor for name, tensor in tensors.items()}
+    run.live["credits"] = Credits.of(_taken(tensors, "credit."))
+    said = _taken(tensors, f"{SAID}.")
+    if said:
+        run.live[SAID] = said_before(said)
+    extra: dict[str, Any] = {name.removeprefix("extra."): value for name, value in _taken(tensors, "extra.").items()}
     extra |= {name: _rows(ids) for name, ids in told["rows"].items()}
     batch = Batch(
-        action=own["action"],
-        mask=own["mask"],
-        uid=own["uid"],
-        group=own["group"],
-        success=own["success"],
-        graded=own["graded"],
-        score=own["score"],
-        key=own["key"],
+        action=tensors["action"],
+        mask=tensors["mask"],
+        uid=tensors["uid"],
+        group=tensors["group"],
+        success=tensors["success"],
+        graded=tensors["graded"],
+        score=tensors["score"],
+        key=tensors["key"],
         prompt=_rows(told["prompt"]),
         extra=extra,
     )
     run.reopened = Opened(batch=batch, metrics=_pairs(told["metrics"]), done=int(told["done"]))
     run.reopened_counts = _pairs(told["observed"]), int(told["drawn"])
+
+
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def _pairs(told: dict[str, list[float]]) -> Metrics:

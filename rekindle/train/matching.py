@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rekindle.core.types import Batch, concat_sequences
@@ -22,6 +24,46 @@ ALLOWED = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 1e-2}
 """Mean |difference| in nats by number format: 3e-6 was seen in float32; as for engines apart (docs/vllm.md)."""
 STOP = 100.0
 """Times what is allowed, from which a run stops: a wrong temperature or weights, no rounding."""
+SAID = "said"
+"""In `run.live`: what the sampler said in a step that was stopped before its first update."""
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """Rows that the sampler drew from the policy alone, token by token, and its log-prob of each."""
+
+    uid: Int[Tensor, " B"]
+    ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    logp: Float[Tensor, "B T"]
+
+    @staticmethod
+    def of(seen: Rollouts) -> Said | None:
+        """Of a round; None where its log-probs are unknown, or its rows are of a sampling rule or of the data."""
+        if seen.logp is None or seen.extra or seen.given is not None:
+            return None
+        rows = drawn(seen)
+        return Said(seen.uid[rows], seen.ids[rows], seen.mask[rows], seen.logp[rows])
+
+
+def said(run: Run) -> Sequence[Said]:
+    """What the local sampler said in this step, round by round; of one that is gone on with, as it was saved."""
+    found = [one for seen, _ in run.last_rollouts if (one := Said.of(seen)) is not None]
+    return run.live.get(SAID, found)
+
+
+def said_tensors(run: Run) -> dict[str, Tensor]:
+    """What a checkpoint before a step's first update holds of it: `said.ROUND.NAME`."""
+    if run.sampler.apart is not None:
+        return {}
+    return {f"{SAID}.{i}.{name}": value for i, one in enumerate(said(run)) for name, value in vars(one).items()}
+
+
+def said_before(tensors: Mapping[str, Tensor]) -> list[Said]:
+    """From what `said_tensors` gave."""
+    rounds = sorted({int(key.split(".")[1]) for key in tensors})
+    own = [{key.split(".")[2]: value for key, value in tensors.items() if key.split(".")[1] == str(i)} for i in rounds]
+    return [Said(uid=one["uid"], ids=one["ids"], mask=one["mask"], logp=one["logp"]) for one in own]
 
 
 def allowed(config: RunConfig) -> float:
@@ -39,7 +81,7 @@ def agree(run: Run, part: Batch, logp: Float[Tensor, "B T"], index: int) -> None
     """
     if index or run.sampler.apart is not None:
         return
-    far = [gap for seen, _ in run.last_rollouts if len(gap := gaps(part, logp, seen))]
+    far = [gap for seen in said(run) if len(gap := gaps(part, logp, seen))]
     if not far:
         return
     both = torch.cat(far)
@@ -55,17 +97,11 @@ def agree(run: Run, part: Batch, logp: Float[Tensor, "B T"], index: int) -> None
     raise_level(run, Level("the sampler's log-probs are not those of the training model", mean, limit, numbers, remedy))
 
 
-def gaps(part: Batch, logp: Float[Tensor, "B T"], seen: Rollouts) -> Float[Tensor, " N"]:
-    """|log-prob by the policy - by the sampler| of every token of the rows that both hold, token for token.
-
-    Rows of a sampling rule are left out, for their tokens were not drawn from the policy alone, and written ones.
-    """
-    none = torch.zeros(0, dtype=torch.float64)
-    if seen.logp is None or seen.extra or seen.given is not None:
-        return none
-    mine, theirs = ((part.uid[:, None] == seen.uid) & drawn(seen)).nonzero().unbind(dim=1)
+def gaps(part: Batch, logp: Float[Tensor, "B T"], seen: Said) -> Float[Tensor, " N"]:
+    """|log-prob by the policy - by the sampler| of every token of the rows that both hold, token for token."""
+    mine, theirs = (part.uid[:, None] == seen.uid).nonzero().unbind(dim=1)
     if not len(mine):
-        return none
+        return torch.zeros(0, dtype=torch.float64)
     left = torch.cat([part.action[mine], part.mask[mine]], dim=1).reshape(len(mine), 2, -1)
     right = torch.cat([seen.ids[theirs], seen.mask[theirs]], dim=1).reshape(len(mine), 2, -1)
     width = max(left.shape[2], right.shape[2])

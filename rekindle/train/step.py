@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rekindle.core.types import Metrics, mean_metrics
+from rekindle.train.matching import SAID
 from rekindle.train.meter import alarms
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def one_step(run: Run, take: Callable[[], Metrics]) -> Taken:
     steps = run.resolved.config.steps
     run.seconds, run.last_rollouts, run.drawn = {}, [], 0
     if run.reopened is None:
-        run.live.pop("credits", None)
+        for name in ("credits", SAID):
+            run.live.pop(name, None)
     run.record = run.method.at(run.step_index / max(1, steps - 1))
     if run.verifier.rewards is not None:
         run.verifier.rewards.progress.at(run.step_index, steps, run.memory["prompts"] / len(run.examples))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rekindle.api import train
 from rekindle.core.ranks import Alone
-from rekindle.errors import Stopped, StoppedByHand
+from rekindle.errors import GuardStop, Stopped, StoppedByHand
 from rekindle.train import start
 from rekindle.train.digests import digests
 from rekindle.train.events import NoLog, raw_events, read_events, timeless
@@ -45,8 +45,8 @@ def weights(out: Path) -> dict[str, Any]:
     return digests(list(load_file(out / "final" / "model.safetensors").items()), Alone())
 
 
-def run(out: Path, method: str = "grpo", **more: Any) -> Path:
-    return train(method, task="digit_sum", steps=4, out=out, options=SMALL, **more)
+def run(out: Path, method: str = "grpo", steps: int = 4, resume: bool = False, **more: Any) -> Path:
+    return train(method, task="digit_sum", steps=steps, out=out, resume=resume, options={**SMALL, **more})
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, call: int, number: signal.Signals) -> Callable[[], int]:
@@ -61,6 +61,17 @@ def signalled(monkeypatch: pytest.MonkeyPatch, call: int, number: signal.Signals
 
     monkeypatch.setattr(Run, "descend", descend)
     return lambda: made[0]
+
+
+def signalled_while_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends a signal to this process once the first step's responses are there."""
+    plain = Run.observe
+
+    def observe(self: Run, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        plain(self, *arguments)
+
+    monkeypatch.setattr(Run, "observe", observe)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +98,38 @@ def test_a_run_stopped_inside_a_step_goes_on_bit_for_bit(
     assert events(out) == events(whole[method])
     names = {f.name for f in (whole[method] / "rollouts").iterdir()}
     assert {f.name for f in (out / "rollouts").iterdir()} == names
+
+
+def stopped_while_it_samples(out: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
+    with monkeypatch.context() as once, pytest.raises(Stopped):
+        signalled_while_it_samples(once)
+        run(out, **more)
+    assert [place.name for place in checkpoints(out / "checkpoints")] == ["step-000000-update-00"]
+
+
+def test_a_run_stopped_before_its_first_update_warns_as_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"steps": 2, "guards.gap": 1e-7}
+    reference, out = run(tmp_path / "whole", **how), tmp_path / "run"
+    assert [(r["step"], r["numbers"]["allowed"]) for r in marks(reference, "warning") if "allowed" in r["numbers"]] == [
+        (1, 1e-7)
+    ]
+    stopped_while_it_samples(out, monkeypatch, **how)
+    run(out, resume=True, **how)
+    assert events(out) == events(reference) and weights(out) == weights(reference)
+
+
+def test_a_run_stopped_before_its_first_update_is_guarded_as_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"steps": 2, "guards.gap": 1e-12}
+    with pytest.raises(GuardStop, match="step 0: the sampler's log-probs") as there:
+        run(tmp_path / "whole", **how)
+    stopped_while_it_samples(tmp_path / "run", monkeypatch, **how)
+    with pytest.raises(GuardStop) as again:
+        run(tmp_path / "run", resume=True, **how)
+    assert str(again.value) == str(there.value) and not marks(tmp_path / "run", "step")
 
 
 def test_a_stop_at_the_end_of_a_step_saves_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

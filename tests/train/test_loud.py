@@ -18,7 +18,7 @@ from rekindle.train.firstlook import contradicting, one_answer
 from rekindle.train.guards import column_hole, hole, misshapen, twins
 from rekindle.train.levels import equal_groups
 from rekindle.train.loud import Level, raise_level, raised, sentence, warn
-from rekindle.train.matching import gaps
+from rekindle.train.matching import Said, gaps
 from rekindle.train.moved import mark
 
 WIDE = ("ids", "mask", "logp", "logp_sampled")
@@ -95,13 +95,21 @@ def test_log_probs_are_compared_token_for_token_and_only_where_the_rows_are_the_
     seen = rollouts([[5, 6, 0], [5, 7, 8], [4, 0, 0]], [0, 0, 1])
     part = batch(seen).take(torch.tensor([2, 1]))
     logp = torch.tensor([[-1.5, 9.0, 9.0], [-1.0, -1.0, -1.25]])
-    assert gaps(part, logp, seen).tolist() == [0.5, 0.0, 0.0, 0.25]
+    assert compared(part, logp, seen) == [0.5, 0.0, 0.0, 0.25]
     changed = replace(part, action=part.action + 1)
-    assert len(gaps(changed, logp, seen)) == 0
+    assert compared(changed, logp, seen) == []
     wider = replace(seen, **{n: torch.nn.functional.pad(getattr(seen, n), (0, 2)) for n in WIDE})
-    assert sorted(gaps(part, logp, wider).tolist()) == [0.0, 0.0, 0.25, 0.5]
+    assert sorted(compared(part, logp, wider)) == [0.0, 0.0, 0.25, 0.5]
+    shown = replace(seen, finish=["eos", "demonstration", "eos"])
+    assert compared(part, logp, shown) == [0.5], "nobody drew the other"
     for unknown in (replace(seen, logp=None), replace(seen, extra={"soft": logp}), replace(seen, given=torch.ones(3))):
-        assert len(gaps(part, logp, unknown)) == 0
+        assert Said.of(unknown) is None
+
+
+def compared(part: Batch, logp: torch.Tensor, seen: Rollouts) -> list[float]:
+    there = Said.of(seen)
+    assert there is not None
+    return gaps(part, logp, there).tolist()
 
 
 def test_holes_are_counted_where_rows_live() -> None:
