@@ -48,6 +48,11 @@ def test_where_fewer_runs_go_on_the_curve_begins_anew_and_the_chart_says_so() ->
     assert {"field": "stretch"} in band["encoding"]["detail"] and line["encoding"]["detail"] == {"field": "stretch"}
 
 
+def test_a_single_step_that_goes_on_is_a_dot() -> None:
+    assert [r["x"] for r in banded({"a": [flat(1.0, 60), flat(0.0, 59)]}) if "alone" in r] == [60.0]
+    assert not any("alone" in r for r in banded({"a": [flat(1.0, 60), flat(0.0, 58)], "b": [flat(1.0, 1)]}))
+
+
 def test_runs_of_one_length_have_neither_note_nor_breaks() -> None:
     chart = lines("It", banded({"a": [flat(1.0, 200), flat(0.0, 200)]}), y="nats")
     assert "anew" not in chart.note and f"{MOST_POINTS} a curve" in chart.note

@@ -30,7 +30,7 @@ def lines(
         "color": colour(list(dict.fromkeys(row["run"] for row in values))),
     }
     y_axis = {"field": "y", "type": "quantitative", "title": y, "scale": {"zero": False, **(scale or {})}}
-    layer = [*_bands(values, y), _line(values, x, y_axis)]
+    layer = [*_bands(values, y), _line(values, x, y_axis), *_dots(values, y_axis)]
     spec: dict[str, Any] = {"data": {"values": values}, "encoding": encode, "layer": layer}
     if rule:
         spec = {"layer": [spec, *ruled(rule)]}
@@ -50,9 +50,20 @@ def _line(values: Sequence[Point], x: str, y_axis: Mapping[str, Any]) -> dict[st
     encoding = {"y": y_axis, "tooltip": tip} | ({"strokeDash": dash(parts)} if len(parts) > 1 else {})
     if any("stretch" in row for row in values):
         encoding["detail"] = {"field": "stretch"}
-    # A stretch of a single step is a dot: its line has no length, but round ends.
-    mark = {"type": "line", "point": len(values) <= 24 * len(curves_of(values)), "strokeCap": "round"}
-    return {"mark": mark, "encoding": encoding}
+    return {"mark": {"type": "line", "point": _few(values)}, "encoding": encoding}
+
+
+def _few(values: Sequence[Point]) -> bool:
+    """Whether every point of the lines has a dot."""
+    return len(values) <= 24 * len(curves_of(values))
+
+
+def _dots(values: Sequence[Point], y_axis: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What goes on for a single step has a line without length: it is a dot."""
+    if _few(values) or not any("alone" in row for row in values):
+        return []
+    only = [{"filter": {"field": "alone", "equal": True}}]
+    return [{"transform": only, "mark": {"type": "point", "filled": True, "size": 12}, "encoding": {"y": y_axis}}]
 
 
 def _bands(values: Sequence[Point], y: str) -> list[dict[str, Any]]:

@@ -110,7 +110,8 @@ def averaged(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> 
 def banded(groups: Mapping[str, Sequence[Curve]] | Mapping[Key, Sequence[Curve]]) -> list[Point]:
     """Rows of a chart: x, y (the mean over the group's runs), low and high (their range), n (runs), `cells(key)`.
 
-    stretch: 0, 1, ...: anew wherever other runs go on than before; left out where all go all the way.
+    stretch: 0, 1, ...: anew wherever other runs go on than before; left out where all go all the way. alone: True
+    on a row that is a stretch by itself.
     """
     rows: list[Point] = []
     for key, curves in groups.items():
@@ -124,6 +125,7 @@ def banded(groups: Mapping[str, Sequence[Curve]] | Mapping[Key, Sequence[Curve]]
             values = ys[there[:, i], i]
             row = {"x": x, "y": sig(np.mean(values)), **cells(key), "n": len(values)}
             row |= {"stretch": int(stretch[i])} if stretch[-1] else {}
+            row |= {"alone": True} if stretch[-1] and (stretch == stretch[i]).sum() == 1 else {}
             rows.append(row | ({"low": sig(min(values)), "high": sig(max(values))} if len(kept) > 1 else {}))
     return rows
 
