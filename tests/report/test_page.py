@@ -94,7 +94,27 @@ def test_the_browser_has_both_ends_of_the_run_first_and_keeps_to_its_room(monkey
     tables = {s: table(*(row(uid=10 * s + i, id=f"p{i}", group=i) for i in range(3))) for s in (1, 2, 3)}
     monkeypatch.setattr(browser, "BYTES", 900)
     found = shelf([recording(tables=tables)])
-    assert found.left > 0 and {r["s"] for r in found.rows} >= {1} and found.bytes < 1200
+    assert found.left > 0 and {r["s"] for r in found.rows} >= {1, 3} and found.bytes <= 900
+
+
+def test_prompts_and_words_take_of_the_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = [
+        row(uid=i, id=f"p{i}", group=i, prompt=f"{i}" + "é<" * 400, token_text=["x" * 900, f"{i}"]) for i in range(9)
+    ]
+    monkeypatch.setattr(browser, "BYTES", 20_000)
+    found = shelf([recording(tables={1: table(*long)})])
+    text = page(document([recording(tables={1: table(*long)})]))
+    assert found.left + len(found.rows) == 9 and found.left > 0 and len(found.prompts) == len(found.rows)
+    inside = text[text.index('"browser":') :]
+    size = len(inside[: inside.index(',"left":')].encode())
+    assert 13_000 < size <= 20_000 and abs(size - found.bytes) < 100, "what is counted is what the page has"
+
+
+def test_a_row_that_is_too_large_makes_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser, "BYTES", 5000)
+    rows = [row(uid=i, id=f"p{i}", group=i, prompt="x" * (9000 if i == 0 else 9)) for i in range(3)]
+    found = shelf([recording(tables={1: table(*rows)})])
+    assert [r["u"] for r in found.rows] == [1, 2] and found.left == 1 and len(found.prompts) == 2
 
 
 def test_a_token_is_stored_in_thousandths_and_its_text_once() -> None:
@@ -103,6 +123,15 @@ def test_a_token_is_stored_in_thousandths_and_its_text_once() -> None:
     first, second = found.rows
     assert first["e"] == [500, 100] and first["q"] == [1000, 1300] and first["m"] == [0] and first["t"] == [0, 1]
     assert "e" not in second and second["q"] == [1000, 1300]
+
+
+def test_a_number_that_is_none_is_not_shown_as_one() -> None:
+    inf, nan = float("inf"), float("nan")
+    three = {"token_text": ["2", "!", "?"], "token_ids": [1, 2, 3]}
+    odd = row(**three, token_ratio=[inf, 1.3, 1e308], token_entropy=[0.25, nan, 0.0], token_logp=[-1e30, -0.2, 0.0])
+    found = shelf([recording(tables={1: table(odd)})]).rows[0]
+    assert found["q"] == [None, 1300, None] and found["e"] == [250, None, 0]
+    assert found["l"] == pytest.approx([-1e33, -200, 0])
 
 
 def test_without_the_charting_library_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

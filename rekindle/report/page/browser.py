@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +14,22 @@ from rekindle.report.page.tokens import advantages, flat, spread_steps
 from rekindle.report.recording import Recording
 
 BYTES = 2_200_000
-"""What all rollouts of a page may take, as JSON."""
+"""What all rollouts of a page may take, as JSON, with their prompts and words."""
 STEPS, PROMPTS, EACH = 24, 400, 4
 """Steps of a run, prompts, and responses of a prompt at a step, at most."""
 SCALE = 1000
 """Numbers of tokens are whole thousandths."""
+EXACT = 2.0**53
+"""From here on a float has no thousandths, and JavaScript no whole numbers: such a number stays a float."""
 LISTS = {"e": "token_entropy", "a": "token_advantage", "q": "token_ratio", "l": "token_logp"}
 
 
 @dataclass
 class Shelf:
-    """What the page's browser reads. words: the tokens' texts, which rows point into. left: responses not shown."""
+    """What the page's browser reads. words: the tokens' texts, which rows point into. left: responses not shown.
+
+    bytes: what prompts, words and rows take on the page.
+    """
 
     prompts: list[dict[str, str]] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
@@ -58,10 +64,7 @@ def shelf(runs: Sequence[Recording]) -> Shelf:
     for i, run in enumerate(runs):
         room = found.bytes + (BYTES - found.bytes) // (len(runs) - i)
         for row in chosen(run, i):
-            if found.bytes >= room:
-                found.left += 1
-                continue
-            _put(found, row)
+            found.left += not _put(found, row, room)
     return found
 
 
@@ -162,24 +165,47 @@ def token_lists(table: pa.Table) -> dict[str, list[Any]]:
     return found
 
 
-def split(values: np.ndarray, sizes: np.ndarray) -> list[list[int] | None]:
+def split(values: np.ndarray, sizes: np.ndarray) -> list[list[int | float | None] | None]:
     """Flat numbers as one list of whole thousandths a row; None for a row without numbers."""
     parts = np.split(values, np.cumsum(sizes)[:-1])
-    return [None if not np.isfinite(p).any() else np.rint(np.nan_to_num(p) * SCALE).astype(int).tolist() for p in parts]
+    return [thousandths(part) if np.isfinite(part).any() else None for part in parts]
 
 
-def _put(shelf: Shelf, row: dict[str, Any]) -> None:
-    """Take a row in: texts once, tokens as numbers of words."""
-    row = dict(row)
-    name, text = str(row.pop("id")), str(row.pop("prompt") or "")
-    row["p"] = shelf.prompt(name, text)
-    if "t" in row:
-        row["t"] = [shelf.word(word) for word in row["t"]]
-        del row["text"]
+def thousandths(values: np.ndarray) -> list[int | float | None]:
+    """Numbers times SCALE, rounded; None for one that is not finite, for it must not look measured."""
+    with np.errstate(over="ignore"):
+        scaled = np.rint(values * SCALE)
+    if (np.abs(scaled) < EXACT).all():
+        return scaled.astype(int).tolist()
+    return [None if not np.isfinite(v) else int(v) if abs(v) < EXACT else v for v in scaled.tolist()]
+
+
+def _put(shelf: Shelf, row: Mapping[str, Any], room: int) -> bool:
+    """Take a row in, texts once, tokens as numbers of words; False where more than `room` would then be taken."""
+    name, text = str(row["id"]), str(row["prompt"] or "")
+    fresh = [] if (name, text) in shelf.places else [{"id": name, "text": text}]
+    words = [word for word in dict.fromkeys(row.get("t", ())) if word not in shelf.known]
+    numbers = {word: len(shelf.words) + i for i, word in enumerate(words)}
+    kept = {key: value for key, value in row.items() if key not in ("id", "prompt") and (key != "m" or value)}
     for key in ("sc", "ad"):
-        if key in row:
-            row[key] = float(f"{row[key]:.4g}")
-    if row.get("m") == []:
-        del row["m"]
-    shelf.rows.append(row)
-    shelf.bytes += sum(len(str(value)) + len(key) + 4 for key, value in row.items())
+        if key in kept:
+            kept[key] = float(f"{kept[key]:.4g}")
+    if "t" in row:
+        kept["t"] = [numbers[word] if word in numbers else shelf.known[word] for word in row["t"]]
+        del kept["text"]
+    kept["p"] = shelf.places.get((name, text), len(shelf.prompts))
+    size = sum(map(weight, (*fresh, *words, kept)))
+    if shelf.bytes + size > room:
+        return False
+    shelf.prompt(name, text)
+    for word in words:
+        shelf.word(word)
+    shelf.rows.append(kept)
+    shelf.bytes += size
+    return True
+
+
+def weight(value: Any) -> int:
+    """The bytes of a value in the page, which writes six for a "<", with the comma after it."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return len(text.encode()) + 5 * text.count("<") + 1
