@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,7 @@ def pieces_of(folder: Path) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     for place in _places(folder):
         try:
-            return _pieces(place), notes
+            return _pieces(Tokenizer(digest(place), place)), notes
         except (
             Exception
         ) as error:  # a damaged file ends in any of them: KeyError, TypeError, the bare one of tokenizers
@@ -66,8 +69,37 @@ def _places(folder: Path) -> Iterator[Path]:
             yield place
 
 
-def _pieces(place: Path) -> list[str]:
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer in a folder: the same one as another with the same files, wherever those lie."""
+
+    digest: str
+    folder: Path = field(compare=False)
+
+
+DECIDING = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+"""The files by which transformers makes a tokenizer."""
+
+
+def digest(folder: Path) -> str:
+    """What two folders have in common where their tokenizers are the same."""
+    found = hashlib.sha256()
+    for name in DECIDING:
+        file = folder / name
+        own = file.read_bytes() if file.is_file() else b""
+        found.update(f"{name} {len(own)} ".encode() + own)
+    return found.hexdigest()
+
+
+# A run that is watched is read again at every step, and a large vocabulary takes seconds.
+@functools.lru_cache(maxsize=4)
+def _pieces(own: Tokenizer) -> list[str]:
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(own.folder, trust_remote_code=False)
     return [tokenizer.decode([i]) for i in range(len(tokenizer))]
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a run's folder holds any tokenizer by now: the first comes with the first checkpoint."""
+    return any(True for _ in _places(folder))

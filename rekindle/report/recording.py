@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rekindle.errors import InputError
 from rekindle.report.origin import saved_options
-from rekindle.report.reading import CREDITS, ROLLOUTS, columns_of, pieces_of, result_counts
+from rekindle.report.reading import CREDITS, ROLLOUTS, columns_of, has_tokenizer, pieces_of, result_counts
 from rekindle.train.counts import Counts, read_counts
 from rekindle.train.credits import BOUNDS
 from rekindle.train.events import read_events
@@ -126,7 +126,9 @@ def of_tables(
 
 def read_run(folder: Path) -> Recording:
     """A run folder of Rekindle, finished or still being written."""
-    stamp = stamp_of(folder)  # before anything is read: what is written meanwhile is news at the next look
+    # Before anything is read: what is written meanwhile is news at the next look.
+    worded = has_tokenizer(folder)
+    stamp = f"{stamp_of(folder)}/{worded}"
     records = read_events(folder / "events.jsonl")
     options = saved_options(folder)
     start = next((r for r in records if r["kind"] == "start"), {})
@@ -152,7 +154,7 @@ def read_run(folder: Path) -> Recording:
         table=tables,
         counts=counts,
         stamp=stamp,
-        version=lambda step: version_of(folder, step),
+        version=lambda step: f"{version_of(folder, step)}/{worded}",
         notes=lambda: tables.notes,
     )
 

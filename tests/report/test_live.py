@@ -11,6 +11,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from rekindle.report import recording
 from rekindle.report.page.live import serve
@@ -100,7 +101,7 @@ def test_the_results_of_a_comparison_are_news_when_they_come(runs: dict[str, Pat
             (place / "result.json").write_text(json.dumps({"counts": counts}))
             _, headers, body = get(port, "/data.json")
             tags.append(headers["ETag"])
-    assert len(set(tags)) == 3 and b"base from 0.375" in body and b"echo_rl-0 from 0.875" in body
+    assert len(set(tags)) == 3 and b" from 0.375 to 1" in body and b"echo_rl-0 from 0.875" in body
 
 
 def test_only_this_machine_and_these_two_paths_are_answered(served: tuple[int, Path]) -> None:
@@ -125,6 +126,47 @@ def test_credits_that_come_later_and_evaluations_by_hand_are_news(served: tuple[
     assert covariances() == [1, 2, 3, 4]
     write_counts(folder / "evaluations", 4, "ood", Evaluation({}, {}, 1, 4, {"a": 2}))
     assert b"pass@k, out of distribution" in get(port, "/data.json")[2]
+
+
+def test_the_texts_of_tokens_are_news_when_a_tokenizer_comes(served: tuple[int, Path]) -> None:
+    port, folder = served
+    (folder / "final").rename(folder / "away")
+
+    def look() -> tuple[list[str], list[str]]:
+        found = json.loads(get(port, "/data.json")[2])
+        entropy = next(panel for panel in found["panels"] if panel["id"] == "entropy")
+        return found["browser"]["words"], [table["title"] for table in entropy["tables"]]
+
+    assert look() == ([], [])
+    (folder / "away").rename(folder / "final")
+    words, tables = look()
+    assert words and tables, "and the words of steps that were measured before"
+
+
+def test_a_vocabulary_is_decoded_once_however_often_a_run_is_read(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(runs["evol-0"], tmp_path / "run"))
+    config = folder / "final" / "tokenizer_config.json"
+    loads, load = [], AutoTokenizer.from_pretrained
+
+    def counted(place: Path, **options: bool) -> object:
+        loads.append(place)
+        return load(place, **options)
+
+    def texts() -> list[list[str]]:
+        return read_run(folder).table(1).column("token_text").to_pylist()
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", counted)
+    config.write_text(config.read_text() + " ")
+    first = texts()
+    shutil.copytree(folder / "final", folder / "checkpoints" / "step-000002")
+    assert texts() == first and len(loads) == 1
+    shutil.rmtree(folder / "final")
+    assert texts() == first and len(loads) == 1, "the same files at another place"
+    config = folder / "checkpoints" / "step-000002" / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    assert texts() == first and len(loads) == 2, "other files"
 
 
 def test_a_damaged_file_is_told_and_served_again_once_it_is_whole(served: tuple[int, Path]) -> None:
