@@ -1,4 +1,7 @@
-"""The manifest of a checkpoint: every file with its size and checksum, so that a damaged one is known before use."""
+"""The manifest of a checkpoint: every file with its size and checksum, so that a damaged one is known before use.
+
+It has a checksum of itself, too; older ones have none.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,24 @@ from rekindle.train.runfile import versions
 
 NAME = "manifest.json"
 FORMAT = 1
+DIGEST = "sha256"
+"""The manifest's own checksum: of what else is in it, as JSON with sorted names and without blanks."""
+PARTS = {"format": int, "step": int, "versions": dict, "files": dict}
+NEEDED = ("state/run.json", "state/optimizer.safetensors")
+"""Every checkpoint has these, and weights beside `state/`."""
 
 
 def seal(folder: Path, step: int) -> None:
     """Write the manifest of all that lies in `folder` now. step: optimiser steps that the checkpoint stands behind."""
     files = {str(path.relative_to(folder)): entry(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    told = {"format": FORMAT, "step": step, "versions": versions(), "files": files}
+    told = {"format": FORMAT, "step": step, "versions": dict(versions()), "files": files}
+    told[DIGEST] = _digest(told)
     (folder / NAME).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    body = {name: value for name, value in told.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def entry(file: Path) -> dict[str, Any]:
@@ -36,11 +50,24 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(f"it has no {NAME}: it was not finished, or written before 0.6") from None
     except (OSError, ValueError) as error:
         raise InputError(f"its {NAME} cannot be read ({error})") from error
-    if not isinstance(told, dict) or not isinstance(told.get("files"), dict) or not isinstance(told.get("step"), int):
+    if not isinstance(told, dict):
         raise InputError(f"its {NAME} is no manifest")
-    if told.get("format") != FORMAT:
-        raise InputError(f"its {NAME} has format {told.get('format')}, and this version reads {FORMAT}")
+    if told.get("format", FORMAT) != FORMAT:
+        raise InputError(f"its {NAME} has format {told['format']}, and this version reads {FORMAT}")
+    if told.get(DIGEST, _digest(told)) != _digest(told):
+        raise InputError(f"its {NAME} has changed since it was written (other checksum)")
+    strange = set(told) - {*PARTS, DIGEST}  # be it the name of the checksum, damaged
+    if strange or any(not isinstance(told.get(name), kind) for name, kind in PARTS.items()):
+        raise InputError(f"its {NAME} is no manifest")
+    _refuse_incomplete(told["files"])
     return told
+
+
+def _refuse_incomplete(files: Mapping[str, Any]) -> None:
+    if lacking := [name for name in NEEDED if name not in files]:
+        raise InputError(f"its {NAME} does not name {lacking[0]}")
+    if not any("/" not in name and name.endswith(".safetensors") for name in files):
+        raise InputError(f"its {NAME} names no weights")
 
 
 def damage(folder: Path) -> str | None:
