@@ -25,9 +25,14 @@ _OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _OS_ERROR = re.compile(r"os error (\d+)")
 
 
+def partial_name(place: Path) -> str:
+    """The hidden name under which `place` is written."""
+    return f".{place.name}{PARTIAL}"
+
+
 def partial_of(place: Path) -> Path:
     """The hidden name under which the folder `place` is written; what was left there is removed."""
-    partial = place.with_name(f".{place.name}{PARTIAL}")
+    partial = place.with_name(partial_name(place))
     shutil.rmtree(partial, ignore_errors=True)
     return partial
 
@@ -73,7 +78,7 @@ def write_text(file: Path, text: str) -> None:
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make `file` under another name: it appears whole or not at all; a failure leaves no part of it."""
-    partial = file.with_name(f".{file.name}{PARTIAL}")
+    partial = file.with_name(partial_name(file))
     try:
         write(partial)
         flush(partial)

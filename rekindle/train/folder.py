@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rekindle.errors import InputError
+
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -50,3 +52,13 @@ class Folder:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.root / "run.toml"
+
+
+def refuse_file(root: Path) -> None:
+    """InputError where the run folder is a file, or lies where this user may not look."""
+    try:
+        there = root.exists() and not root.is_dir()
+    except OSError as error:
+        raise InputError(f"cannot look at {root} ({error.strerror}): give an --out that you can write to") from error
+    if there:
+        raise InputError(f"{root} is a file: give an --out that is a new or empty folder")

@@ -28,7 +28,7 @@ class TensorBoard:
     """Scalars in the run folder's `tensorboard/`."""
 
     def __init__(self, out: Path, run: str) -> None:
-        self._writer = _need("tensorboard", "torch.utils.tensorboard").SummaryWriter(log_dir=str(out / "tensorboard"))
+        self._writer = _need("tensorboard", MODULES["tensorboard"]).SummaryWriter(log_dir=str(out / "tensorboard"))
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Add each number of the event at its step."""
@@ -58,6 +58,8 @@ class Tracker:
         self._package.finish()
 
 
+MODULES = {"tensorboard": "torch.utils.tensorboard"}
+"""Sink -> what it imports, where that is not its own name."""
 SINKS: Mapping[str, Callable[[Path, str], Sink]] = {
     "tensorboard": TensorBoard,
     "trackio": lambda out, run: Tracker("trackio", run),
@@ -65,11 +67,17 @@ SINKS: Mapping[str, Callable[[Path, str], Sink]] = {
 }
 
 
-def open_sinks(names: Sequence[str], out: str | Path, run: str) -> list[Sink]:
-    """The sinks `names` for the run folder `out`; InputError for an unknown one, or one whose package is missing."""
+def needed(names: Sequence[str]) -> None:
+    """InputError for an unknown sink among `names`, or one whose package is missing."""
     for name in names:
         if name not in SINKS:
             raise unknown("sink", name, SINKS)
+        _need(name, MODULES.get(name, name))
+
+
+def open_sinks(names: Sequence[str], out: str | Path, run: str) -> list[Sink]:
+    """The sinks `names` for the run folder `out`; InputError as `needed`, before any of them is opened."""
+    needed(names)
     return [SINKS[name](Path(out), run) for name in names]
 
 

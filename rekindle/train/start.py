@@ -24,12 +24,12 @@ from rekindle.train.build import make_run
 from rekindle.train.checkpoint import load_checkpoint
 from rekindle.train.chosen import chosen
 from rekindle.train.config import RECORDED, Resolved, resolve
-from rekindle.train.durable import storage_told, swept, write_text
+from rekindle.train.durable import partial_name, storage_told, swept, write_text
 from rekindle.train.events import EventLog, Log, NoLog, raw_events
 from rekindle.train.find import find_method, make_method
 from rekindle.train.firstlook import warn_of_data
 from rekindle.train.fits import refuse_hopeless
-from rekindle.train.folder import Folder, Listener
+from rekindle.train.folder import Folder, Listener, refuse_file
 from rekindle.train.halt import Halt
 from rekindle.train.launch import kept, placed, speaks
 from rekindle.train.loop import finish, train
@@ -40,7 +40,7 @@ from rekindle.train.retention import newest_whole
 from rekindle.train.run import Run
 from rekindle.train.runfile import versions
 from rekindle.train.searches import told
-from rekindle.train.sinks import open_sinks
+from rekindle.train.sinks import needed, open_sinks
 from rekindle.train.source import data_inputs, source_task
 
 
@@ -98,8 +98,10 @@ def claim(folder: Folder, resolved: Resolved, resume: bool) -> tuple[Path | None
     Takes away what a killed process left unfinished; refuses a folder of another run.
     """
     if not folder.config.exists():
-        if any(path.name != lock.NAME for path in folder.root.iterdir()):  # `locked` made it
+        own = (lock.NAME, partial_name(folder.config))  # all that a process killed before its first file leaves
+        if any(path.name not in own for path in folder.root.iterdir()):
             raise InputError(f"the folder {folder.root} holds other files: give an --out that is new or empty")
+        swept(folder.root)
         return None, []
     if not resume:
         raise InputError(f"the folder {folder.root} holds a run: add --resume to go on with it, or give another --out")
@@ -166,12 +168,12 @@ def opened(
 
 def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitStack) -> tuple[Log, Listener]:
     """The log in the run folder, which is made here, and what tells a record to `heard` and to the sinks."""
+    needed(resolved.config.track.sinks)
+    if not folder.config.exists():  # before any other file: what else a kill leaves is then a run's
+        write_text(folder.config, runfile.to_toml(resolved, inputs(resolved)))
     sinks = open_sinks(resolved.config.track.sinks, folder.root, folder.root.name)
     for sink in sinks:
         open_now.callback(sink.close)
-    if not folder.config.exists():
-        folder.root.mkdir(parents=True, exist_ok=True)
-        write_text(folder.config, runfile.to_toml(resolved, inputs(resolved)))
     log = open_now.enter_context(EventLog(folder.events))
 
     def tell(record: dict[str, Any]) -> None:
@@ -187,16 +189,6 @@ def end_events(folder: Folder, steps: int) -> None:
     if all(record["kind"] != "end" for record in raw_events(folder.events)):
         with EventLog(folder.events) as log:
             log.write("end", steps, {})
-
-
-def refuse_file(root: Path) -> None:
-    """InputError where the run folder is a file, or lies where this user may not look."""
-    try:
-        there = root.exists() and not root.is_dir()
-    except OSError as error:
-        raise InputError(f"cannot look at {root} ({error.strerror}): give an --out that you can write to") from error
-    if there:
-        raise InputError(f"{root} is a file: give an --out that is a new or empty folder")
 
 
 def begin(
