@@ -58,9 +58,21 @@ def flush(path: Path) -> None:
     """Have the file, or the entries of the folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with named(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside, an error of the system that names no file, as those of an open one do, gets the name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove(place: Path) -> None:
@@ -80,7 +92,8 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make `file` under another name: it appears whole or not at all; a failure leaves no part of it."""
     partial = file.with_name(partial_name(file))
     try:
-        write(partial)
+        with named(file):
+            write(partial)
         flush(partial)
         partial.rename(file)
     except BaseException:

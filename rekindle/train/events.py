@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from rekindle.errors import InputError
 from rekindle.tokens.private import redacted
 from rekindle.tokens.reading import bytes_of
+from rekindle.train.durable import named
 
 RESERVED = ("kind", "step", "time", "nonfinite")
 RESUME = "resume"
@@ -112,7 +113,8 @@ class EventLog:
 
     def sync(self) -> None:
         """Force what was written to the disk: before a checkpoint counts as done, and at the end."""
-        os.fsync(self._file)
+        with named(self.path):
+            os.fsync(self._file)
 
     def close(self) -> None:
         """Sync and close."""

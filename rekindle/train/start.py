@@ -162,7 +162,8 @@ def opened(
     """Take hold of the run folder: (the checkpoint to go on from, whether the run is finished, what is passed over)."""
     refuse_file(folder.root)
     open_now.enter_context(lock.locked(folder.root, lambda text: heard({"kind": "note", "step": 0, "text": text})))
-    start, skipped = claim(folder, resolved, resume)
+    with storage_told(folder.root):
+        start, skipped = claim(folder, resolved, resume)
     return start, resume and folder.final.exists(), skipped
 
 
@@ -186,9 +187,10 @@ def records(resolved: Resolved, folder: Folder, heard: Listener, open_now: ExitS
 
 def end_events(folder: Folder, steps: int) -> None:
     """The last record of a finished run, where a kill came between the final model and it."""
-    if all(record["kind"] != "end" for record in raw_events(folder.events)):
-        with EventLog(folder.events) as log:
-            log.write("end", steps, {})
+    with storage_told(folder.root):
+        if all(record["kind"] != "end" for record in raw_events(folder.events)):
+            with EventLog(folder.events) as log:
+                log.write("end", steps, {})
 
 
 def begin(

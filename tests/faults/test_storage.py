@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rekindle.errors import GuardStop
-from rekindle.train.durable import storage_told
+from rekindle.train.durable import storage_told, write_whole
 from tests.faults.conftest import Fault
 from tests.faults.cuts import ENVIRONMENT, ORDINARY, command, whole
 
@@ -96,6 +97,32 @@ def test_a_folder_that_becomes_read_only_stops_the_run(mine: Path, fault: Fault)
     assert (out / "checkpoints" / "step-000002").is_dir() and (out / "final").is_dir()
     does = "GuardStop (exit code 3); once it can be written to, --resume ends the run"
     fault("files", "checkpoints/ becomes read-only while a run goes on, for an ordinary user", does, done.stderr)
+
+
+@pytest.mark.parametrize("file", ["events.jsonl", "run.toml"])
+def test_a_disk_that_does_not_flush_stops_the_run_with_the_name_of_the_file(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def broken(handle: int) -> None:
+        if file in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(
+        GuardStop, match=rf"cannot write {tmp_path}/run/.*{file}.*: Input/output error.*look at the disk"
+    ):
+        whole(tmp_path / "run", options={"steps": 1})
+
+
+def test_a_text_that_the_disk_does_not_take_is_named(tmp_path: Path) -> None:
+    def failing(partial: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(GuardStop, match=r"cannot write .*/counts\.json: Input/output error"), storage_told(tmp_path):
+        write_whole(tmp_path / "counts.json", failing)
 
 
 def test_other_errors_of_the_system_are_not_taken_for_storage(tmp_path: Path) -> None:
