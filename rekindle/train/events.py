@@ -106,10 +106,13 @@ class EventLog:
     def resume(self, step: int, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Append the event that the run goes on from the checkpoint of `step`: later records so far are void.
 
-        told: what else the record says. It counts the records that became void, and the bytes that a kill had torn.
+        told: what else the record says. It counts the records that became void, and the bytes that a kill had torn;
+        `lost` where there were steps, and there is no record at all.
         """
-        void = sum(1 for record in raw_events(self.path) if record["step"] > step)
-        return self.write(RESUME, step, {"void": void, "torn": self.torn, **(told or {})})
+        steps = [record["step"] for record in raw_events(self.path)]
+        lost = {"lost": True} if step and not steps else {}
+        void = sum(1 for taken in steps if taken > step)
+        return self.write(RESUME, step, {"void": void, "torn": self.torn, **lost, **(told or {})})
 
     def sync(self) -> None:
         """Force what was written to the disk: before a checkpoint counts as done, and at the end."""

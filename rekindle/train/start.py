@@ -93,7 +93,7 @@ def run_folder(resolved: Resolved) -> Folder:
 
 
 def claim(folder: Folder, resolved: Resolved, resume: bool) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, None to start at the beginning, and why newer ones are passed over.
+    """The checkpoint to go on from, and why newer ones are passed over; None at the beginning, and of a finished run.
 
     Takes away what a killed process left unfinished; refuses a folder of another run.
     """
@@ -112,6 +112,8 @@ def claim(folder: Folder, resolved: Resolved, resume: bool) -> tuple[Path | None
         raise InputError(f"--resume, but {other[0]} has changed since the run began: restore it, or give another --out")
     for held in (folder.root, folder.checkpoints, folder.rollouts, folder.credits, folder.evaluations):
         swept(held)
+    if folder.final.exists():  # whatever became of its checkpoints
+        return None, []
     return newest_whole(folder.checkpoints)
 
 
@@ -224,6 +226,8 @@ def again(run: Run, log: Log, tell: Listener, start: Path, skipped: list[str]) -
     notes = [f"{text}; going on from {start.name}" for text in skipped]
     if record.get("void"):
         notes.append(f"{record['void']} events behind step {run.step_index} are void: that work is done again")
+    if record.get("lost"):
+        notes.append(f"events.jsonl was gone or empty: the run's record up to step {run.step_index} is lost")
     if record.get("torn"):
         notes.append(f"cut {record['torn']} bytes of an unfinished last line off events.jsonl")
     other = [f"{name} {old}, now {new}" for name, new in versions().items() if (old := written.get(name)) != new]

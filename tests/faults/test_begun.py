@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rekindle.api import train
 from rekindle.errors import InputError
+from rekindle.report.travel.past import open_past
+from rekindle.report.travel.replay import replay
+from rekindle.train.retention import checkpoints
+from tests.faults.cuts import copied, marks
 from tests.faults.kill import SMALL
 
 BOTH = {**SMALL, "track.sinks": ["tensorboard", "wandb"]}
@@ -74,3 +80,35 @@ def test_a_sink_that_fails_leaves_a_run_to_resume(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConnectionError):
         begun(tmp_path / "run", **BOTH)
     assert (begun(tmp_path / "run", resume=True) / "final").is_dir()
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return begun(tmp_path_factory.mktemp("ended") / "run")
+
+
+def test_a_finished_run_is_finished_whatever_became_of_its_checkpoints(ended: Path, tmp_path: Path) -> None:
+    out = copied(ended, tmp_path / "run")
+    for place in checkpoints(out / "checkpoints"):
+        (place / "model.safetensors").write_bytes(b"")
+    notes: list[str] = []
+    train(
+        "grpo", task="digit_sum", steps=1, out=out, resume=True, options=SMALL, heard=lambda r: notes.append(r["text"])
+    )
+    assert notes == [f"{out} is finished: nothing to do"]
+
+
+def test_a_record_that_is_gone_is_told(ended: Path, tmp_path: Path) -> None:
+    out = copied(ended, tmp_path / "run")
+    shutil.rmtree(out / "final")
+    (out / "events.jsonl").unlink()
+    notes: list[str] = []
+
+    def heard(record: dict[str, Any]) -> None:
+        notes.extend([record["text"]] if record["kind"] == "note" else [])
+
+    train("grpo", task="digit_sum", steps=1, out=out, resume=True, options=SMALL, heard=heard)
+    assert "events.jsonl was gone or empty: the run's record up to step 1 is lost" in notes
+    assert marks(out, "resume")[-1]["lost"]
+    with pytest.raises(InputError, match=r"events\.jsonl records no step"):
+        replay(open_past(out), 1)

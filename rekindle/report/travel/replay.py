@@ -90,6 +90,8 @@ def replay(past: Past, step: int, ranks: Together | None = None, device: str | N
 
 def refuse_beyond(past: Past, step: int) -> None:
     """InputError where the run has not taken that step."""
+    if not past.steps:
+        raise InputError(f"{past.folder.events} records no step: give the folder of a run that has taken some")
     if not 1 <= step <= past.steps:
         raise InputError(f"{past.folder.root} has steps 1 to {past.steps}, and not {step}: name one of these (--step)")
 
