@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TextIO, runtime_checkable
+
+from rekindle.cli.common import say
 
 RECENT = 10
 """Steps whose seconds tell the time that is left."""
@@ -115,6 +118,24 @@ def step_line(record: Mapping[str, Any], steps: int) -> str:
     return "  ".join([place, *said, f"{time['tokens_per_s']:.0f} tokens/s", f"{time['seconds']:.1f} s"])
 
 
+def put(text: str) -> None:
+    """Print a line, at once; where nobody reads stdout any more, say so once: what goes on needs no reader."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _to_nowhere(sys.stdout)
+        try:
+            say("nobody reads the output any more: the run goes on without it; events.jsonl has every step")
+        except BrokenPipeError:
+            _to_nowhere(sys.stderr)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Let the stream's file take, and forget, what is buffered and what comes after."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
 class PlainLines:
     """One line a step on stdout, for files and pipes."""
 
@@ -125,7 +146,7 @@ class PlainLines:
         """Print the record's line, at once."""
         text = line(record, self.steps)
         if text is not None:
-            print(text, flush=True)
+            put(text)
 
     def __enter__(self) -> PlainLines:
         return self

@@ -195,10 +195,10 @@ def shown(resolved: Resolved, task: Any, *, resume: bool) -> None:
 
 def print_end(folder: Folder) -> None:
     """The last metrics, and where the trained model is."""
-    from rekindle.cli.live import step_line
+    from rekindle.cli.live import put, step_line
     from rekindle.train.events import read_events
 
     steps = [record for record in read_events(folder.events) if record["kind"] == "step"]
     if steps:
-        print(step_line(steps[-1], steps[-1]["step"]))
-    print(f"trained model: {folder.final}")
+        put(step_line(steps[-1], steps[-1]["step"]))
+    put(f"trained model: {folder.final}")
