@@ -17,7 +17,7 @@ from rekindle.tokens.labels import Verdicts
 from rekindle.tokens.rewards.base import tidy
 from rekindle.tokens.rollouts import Example, PromptRows, Rollouts
 from rekindle.train.archive_tokens import FLOATS, ROUNDS, round_facts, tables, token_columns
-from rekindle.train.durable import write_whole
+from rekindle.train.durable import make, write_whole
 
 if TYPE_CHECKING:
     from rekindle.train.run import Run
@@ -67,7 +67,7 @@ def write_rollouts(
 
     trained: the uids of the rows that the step updated on. tokens: with the columns of `archive_tokens`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
     columns: dict[str, list[Any]] = {}
     parts = [rows_of(rollouts, verdicts) for rollouts, verdicts in seen]
     for i, (rollouts, _) in enumerate(seen):

@@ -30,7 +30,7 @@ from rekindle.tokens.lora import (
     save_merged,
 )
 from rekindle.train import manifest, snapshots
-from rekindle.train.durable import partial_of, publish
+from rekindle.train.durable import make, partial_of, publish
 from rekindle.train.inside import load_opened, save_opened
 from rekindle.train.retention import name_of, note_best, prune
 from rekindle.train.run import Run
@@ -53,6 +53,7 @@ def save_checkpoint(run: Run, folder: Path, opened: Opened | None = None) -> Pat
     heads = gathered(run.policy.heads.state_dict().items(), leads)
     if not leads:
         return place
+    make(folder)
     partial = partial_of(place)
     try:
         save_model(run, partial)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.tokens.reading import object_of, text_of
-from rekindle.train.durable import write_text
+from rekindle.train.durable import make, write_text
 from rekindle.train.evaluate import Evaluation
 from rekindle.train.events import read_events
 from rekindle.train.runfile import from_toml
@@ -32,7 +32,7 @@ class Counts:
 
 def write_counts(folder: Path, step: int, split: str, found: Evaluation) -> Path:
     """Write `folder/step-NNNNNN-SPLIT.json`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
     place = folder / f"step-{step:06d}-{split}.json"
     told = {"step": step, "split": split, "samples": found.samples, "right": dict(found.right)}
     write_text(place, json.dumps(told) + "\n")

@@ -16,7 +16,7 @@ from rekindle.core.method import PolicyGradient
 from rekindle.core.objectives import Clip
 from rekindle.core.types import Batch, Now
 from rekindle.train.archive import keeps_rollouts
-from rekindle.train.durable import write_whole
+from rekindle.train.durable import make, write_whole
 
 if TYPE_CHECKING:
     from rekindle.train.run import Run
@@ -71,7 +71,7 @@ def write_credits(folder: Path, step: int, run: Run) -> Path | None:
     found: Credits = run.live.pop("credits", Credits())
     if not found.rows:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
     rows = [found.rows[uid] for uid in sorted(found.rows)]
     columns: dict[str, pa.Array] = {"uid": pa.array(sorted(found.rows))}
     columns["advantage"] = pa.array([_mean(row["advantage"], row["mask"]) for row in rows])

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -62,6 +62,15 @@ def flush(path: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make(folder: Path) -> None:
+    """Make the folder, and those above it that are missing, and have their names on the disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        with suppress(PermissionError):  # a folder that may be written to, and not be listed
+            flush(path.parent)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rekindle.errors import InputError
+from rekindle.train.durable import make
 
 NAME, CONFIG = ".lock", "run.toml"
 PATIENCE = 3.0
@@ -95,7 +96,7 @@ def _held(root: Path, note: Callable[[str], None]) -> int:
 
 def _opened(root: Path) -> int:
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make(root)
         return os.open(root / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise InputError(f"cannot write into {root} ({error.strerror}): give an --out that you can write to") from error

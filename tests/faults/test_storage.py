@@ -125,6 +125,21 @@ def test_a_text_that_the_disk_does_not_take_is_named(tmp_path: Path) -> None:
         write_whole(tmp_path / "counts.json", failing)
 
 
+def test_the_name_of_every_new_folder_is_flushed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush, seen = os.fsync, list[str]()
+
+    def seeing(handle: int) -> None:
+        seen.append(os.readlink(f"/proc/self/fd/{handle}"))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", seeing)
+    root = whole(tmp_path / "new" / "run", options={"steps": 1, "evaluate.every": 1})
+    assert seen[:2] == [str(root.parent), str(tmp_path)], "the run's folder, and the one above it"
+    for name in ("checkpoints", "rollouts", "credits", "evaluations"):
+        first = next(i for i, path in enumerate(seen) if path.startswith(str(root / name)))
+        assert seen[first - 1] == str(root), name
+
+
 def test_other_errors_of_the_system_are_not_taken_for_storage(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), storage_told(tmp_path):
         (tmp_path / "not there").read_text()
