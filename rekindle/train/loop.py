@@ -28,8 +28,11 @@ from rekindle.train.rewarded import attend
 from rekindle.train.ruled import evaluated_by
 from rekindle.train.run import Run
 from rekindle.train.searches import flat
-from rekindle.train.step import one_step
+from rekindle.train.step import one_step, record_of
 from rekindle.train.taking import halted_step, save_together, stop
+
+UNEVALUATED = "unevaluated"
+"""In `run.watched`: the engine died in the evaluation of the step that the run stands behind."""
 
 
 def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
@@ -38,6 +41,9 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
     attend(run, heard)
     if run.step_index < steps and (number := run.halt.agreed(run.ranks)) is not None:  # it came while the run loaded
         stop(run, folder, log, heard, number, saved=bool(run.step_index) or run.reopened is not None)
+    if run.watched.get(UNEVALUATED):
+        run.record = record_of(run, run.step_index - 1)
+        settle(run, folder, log, heard)
     while run.step_index < steps:
         began = time.perf_counter()
         taken = one_step(run, lambda: halted_step(run, folder, log, heard))
@@ -49,11 +55,16 @@ def train(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
         if run.last_rollouts:
             heard(shown_sample(run))
         warn_of_step(run, log, heard)
-        saved = after_step(run, folder, log, heard)
-        refuse_to_spin(run)
-        refuse_to_collapse(run, folder, log, saved)
-        if run.step_index < steps and (number := run.halt.agreed(run.ranks)) is not None:
-            stop(run, folder, log, heard, number, saved=saved)
+        settle(run, folder, log, heard)
+
+
+def settle(run: Run, folder: Folder | None, log: Log, heard: Listener) -> None:
+    """What follows a step that is taken and told of, up to whether the run goes on."""
+    saved = after_step(run, folder, log, heard)
+    refuse_to_spin(run)
+    refuse_to_collapse(run, folder, log, saved)
+    if run.step_index < run.resolved.config.steps and (number := run.halt.agreed(run.ranks)) is not None:
+        stop(run, folder, log, heard, number, saved=saved)
 
 
 def write_digests(run: Run, log: Log) -> None:
@@ -92,8 +103,12 @@ def refuse_to_collapse(run: Run, folder: Folder | None, log: Log, saved: bool) -
 
 
 def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bool:
-    """Evaluate, keep rollouts and checkpoint where this step asks for it; whether there is a checkpoint of it."""
-    config, best = run.resolved.config, False
+    """Keep rollouts, evaluate and checkpoint where this step asks for it; whether there is a checkpoint of it."""
+    config, best, late = run.resolved.config, False, run.watched.pop(UNEVALUATED, False)
+    if folder is not None and keeps_rollouts(run, run.step_index):
+        if run.last_rollouts:
+            write_rollouts(folder.rollouts, run.step_index, run.last_rollouts, run.trained, config.checkpoint.tokens)
+        write_credits(folder.credits, run.step_index, run)
     if config.evaluate.every and run.step_index % config.evaluate.every == 0:
         values = kept_evaluation(run, folder, log)
         heard(noted(run, log.write("eval", run.step_index, values)))
@@ -101,26 +116,23 @@ def after_step(run: Run, folder: Folder | None, log: Log, heard: Listener) -> bo
     watched(run, log, heard)
     if folder is None:
         return False
-    if run.last_rollouts and keeps_rollouts(run, run.step_index):
-        write_rollouts(folder.rollouts, run.step_index, run.last_rollouts, run.trained, config.checkpoint.tokens)
-    if keeps_rollouts(run, run.step_index):
-        write_credits(folder.credits, run.step_index, run)
     often = (config.checkpoint.every, config.checkpoint.archive)
     due = any(every and run.step_index % every == 0 for every in often)
-    if best or due or (config.checkpoint.every and run.step_index == config.steps):
+    if best or due or late or (config.checkpoint.every and run.step_index == config.steps):
         save_together(run, folder, log)
         return True
     return False
 
 
 def kept_evaluation(run: Run, folder: Folder | None, log: Log) -> dict[str, float]:
-    """`quick_evaluation`, its counts kept. Where the engine that samples dies, the step taken is saved, unevaluated."""
+    """`quick_evaluation`, its counts kept. If the engine dies, the step is saved, and --resume evaluates it first."""
     try:
         found = quick_evaluation(run)
     except RankLost:
         raise
     except EngineDead:
         if folder is not None and run.resolved.config.checkpoint.every:
+            run.watched[UNEVALUATED] = True
             save_together(run, folder, log)
         raise
     if folder is not None and not run.ranks.index:

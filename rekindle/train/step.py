@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rekindle.core.types import Metrics, mean_metrics
 from rekindle.train.matching import SAID
@@ -29,7 +29,7 @@ def one_step(run: Run, take: Callable[[], Metrics]) -> Taken:
     if run.reopened is None:
         for name in ("credits", SAID):
             run.live.pop(name, None)
-    run.record = run.method.at(run.step_index / max(1, steps - 1))
+    run.record = record_of(run, run.step_index)
     if run.verifier.rewards is not None:
         run.verifier.rewards.progress.at(run.step_index, steps, run.memory["prompts"] / len(run.examples))
     metrics = take()
@@ -39,3 +39,8 @@ def one_step(run: Run, take: Callable[[], Metrics]) -> Taken:
     run.step_index += 1
     run.memory["empty_steps"] = 0 if metrics["signal"][0] else run.memory["empty_steps"] + 1
     return Taken(values, warned)
+
+
+def record_of(run: Run, index: int) -> Any:
+    """The record of step `index` (from 0), schedules resolved to numbers."""
+    return run.method.at(index / max(1, run.resolved.config.steps - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rekindle.api import train
 from rekindle.errors import EngineDead, Stopped
 from rekindle.train import manifest
+from rekindle.train.loop import UNEVALUATED
 from rekindle.train.retention import checkpoints
 from rekindle.train.run import Run
 from tests.faults.same import differences
@@ -74,3 +76,37 @@ def test_an_engine_that_dies_in_a_reopened_step_leaves_the_steps_before_as_they_
     assert contents(out) == before
     run(out, resume=True)
     assert differences(reference, out) == []
+
+
+EVALUATED: dict[str, Any] = {
+    "checkpoint.every": 5,
+    "checkpoint.best": "pass@4",
+    "evaluate.every": 1,
+    "evaluate.prompts": 2,
+    "evaluate.samples": 4,
+    "evaluate.baseline": False,
+    "descent.minibatches": 1,
+    "vllm.probe": 0,  # other tokens are drawn for it in every process
+}
+
+
+@pytest.mark.parametrize(("steps", "deaths"), [(3, [3, -1]), (2, [3])])
+def test_a_step_whose_evaluation_the_engine_died_in_is_evaluated_first(
+    steps: int, deaths: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines(monkeypatch)
+    reference, out = run(tmp_path / "whole", steps=steps, **EVALUATED), tmp_path / "run"
+    for calls in deaths:  # one to sample and one to evaluate a step; -1: dead at once
+        engines(monkeypatch, dies=calls)
+        with pytest.raises(EngineDead):
+            run(out, steps=steps, resume=out.exists(), **EVALUATED)
+        assert checkpoints(out / "checkpoints")[-1].name == "step-000002" and contents(out)
+        assert {path.name for path in (out / "evaluations").iterdir()} == {"step-000001-heldout.json"}
+    engines(monkeypatch)
+    run(out, steps=steps, resume=True, **EVALUATED)
+    assert differences(reference, out) == []
+    assert not [k for place in checkpoints(out / "checkpoints") for k in watched(place) if k == UNEVALUATED]
+
+
+def watched(place: Path) -> dict[str, Any]:
+    return json.loads((place / "state" / "run.json").read_text())["watched"]
