@@ -23,7 +23,15 @@ def made(entropy: list[float], passed: dict[int, float], **columns: list[float])
     """A stored run: entropy step by step, pass@16 of the evaluated steps."""
     train = {"step": list(range(1, len(entropy) + 1)), "entropy": entropy, **columns}
     held = {"step": list(passed), "pass@1": [v / 2 for v in passed.values()], "pass@16": list(passed.values())}
-    return {"part": "scored", "cell": "made", "seed": 1, "free": True, "train": train, "eval": held}
+    return {
+        "part": "scored",
+        "cell": "made",
+        "seed": 1,
+        "free": True,
+        "start": {},
+        "train": train,
+        "eval": held,
+    }
 
 
 SLOW = [1.0] * 3 + [0.5] * 4 + [0.05] * 5
@@ -46,6 +54,14 @@ def test_a_lead_is_from_the_first_verdict_to_the_label() -> None:
     assert {"entropy", "lock_in", "coverage"} <= found.signs.keys()
     alone = play(FELL, Watch(), evaluated=False)
     assert "coverage" not in alone.signs and alone.warned is not None and alone.warned <= found.warned
+
+
+def test_the_start_model_is_the_first_evaluation_that_the_watch_hears_of() -> None:
+    late = made(SLOW, {8: 0.1, 12: 0.1}, **VOTES)
+    assert play(late, Watch()).warned is None, "what was lost before the first evaluation cannot be seen"
+    known = {**late, "start": {"pass@1": 0.5, "pass@16": 1.0}}
+    assert play(known, Watch()).warned == 8 and play(known, Watch(), evaluated=False).warned == 4
+    assert labelled(known) == labelled(late) and not labelled(late).collapsed, "the label is of the evaluations alone"
 
 
 def test_the_watch_gets_the_records_that_a_run_gives_it() -> None:
@@ -91,6 +107,7 @@ def test_every_planned_run_is_stored_and_both_classes_are_there() -> None:
         assert len(fell) >= least and 6 <= sum(fell) <= len(fell) - 6
     for run in runs:
         assert not any(name.startswith("truth/") for name in run["train"])
+        assert run["start"].keys() >= {"pass@1", "pass@16", "maj@16"} and run["start"].keys() <= run["eval"].keys()
         lengths = {len(column) for column in run["train"].values()}
         assert len(lengths) == 1 and all(a < b for a, b in itertools.pairwise(run["eval"]["step"]))
 

@@ -13,7 +13,7 @@ from rekindle import api
 from rekindle.report.series import label_free
 from rekindle.train import runfile
 from rekindle.train.events import read_events
-from rekindle.train.traces import watched_metric
+from rekindle.train.traces import start_evaluation, watched_metric
 
 DATA = Path(__file__).resolve().parent.parent / "collapse.json"
 DIGITS = 4
@@ -48,9 +48,16 @@ def trained(part: str, cell: Cell, seed: int) -> dict[str, Any]:
         "cell": cell.name,
         "seed": seed,
         "free": label_free(saved.options),
+        "start": started(records),
         "train": columns([r for r in records if r["kind"] == "step"]),
         "eval": columns([r for r in records if r["kind"] == "eval"]),
     }
+
+
+def started(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The watched metrics of the start model's held-out evaluation, which stands before the first step."""
+    base = next(r for r in records if r["kind"] == "baseline")
+    return {name: rounded(value) for name, value in start_evaluation(base)[0].items() if name != "step"}
 
 
 def columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

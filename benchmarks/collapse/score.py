@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.collapse.cells import Label, labelled
 from rekindle.train.collapse import look
 from rekindle.train.sections_watch import Watch
-from rekindle.train.traces import fresh, remember
+from rekindle.train.traces import HELD_OUT, fresh, remember
 
 NORMAL_95 = 1.959964
 
@@ -39,6 +39,11 @@ def records(run: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
         yield [row, evals[row["step"]]] if row["step"] in evals else [row]
 
 
+def base(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the start model's held-out evaluation."""
+    return {"kind": "baseline", "step": 0, **{f"{HELD_OUT}{name}": value for name, value in run["start"].items()}}
+
+
 def rows(kind: str, table: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """A table of columns as records; what is None is left out."""
     names = list(table)
@@ -51,7 +56,9 @@ def rows(kind: str, table: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def play(run: Mapping[str, Any], watch: Watch, evaluated: bool = True) -> Played:
     """What the watch would have told of a run. evaluated: whether it hears of the held-out evaluations."""
-    memory, warned, signs = fresh(), None, {}
+    memory, warned, signs = fresh(evaluated), None, {}
+    if evaluated:
+        remember(memory, base(run), watch)
     for step in records(run):
         for record in step if evaluated else step[:1]:
             remember(memory, record, watch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from rekindle.tokens.tasks.lazy import looked_at
+from rekindle.train.collapse import noted
 from rekindle.train.counts import write_counts
 from rekindle.train.evaluate import blocks_at_once, evaluate, evaluation_sampling
 from rekindle.train.events import Log
@@ -18,14 +19,15 @@ def write_baseline(run: Run, folder: Folder, log: Log, heard: Listener) -> None:
     """The event `baseline`: `start/METRIC` on training prompts, `heldout/METRIC` on those of the run's evaluations.
 
     The former where the method votes, on `evaluate.prompts` labelled prompts; the latter where the run evaluates
-    (`evaluate.every`), its counts kept as of step 0. At temperature 1 and top-p 1, as every evaluation. References
-    serve this measurement only: nothing of it reaches the update.
+    (`evaluate.every`), its counts kept as of step 0, and the first evaluation that the collapse watch sees. At
+    temperature 1 and top-p 1, as every evaluation. References serve this measurement only: nothing of it reaches the
+    update.
     """
     if not run.resolved.config.evaluate.baseline:
         return
     told = to_beat(run) | held_out(run, folder)
     if told:
-        heard(log.write("baseline", 0, told))
+        heard(noted(run, log.write("baseline", 0, told)))
 
 
 def to_beat(run: Run) -> dict[str, float]:

@@ -50,10 +50,11 @@ def grounds(trace: Trace) -> tuple[tuple[str, ...], ...]:
     """The rule of the combined verdict: of each tuple one sign has to show.
 
     Entropy is all but gone; of a label-free run it is enough that it falls fast, but its votes must be locked in. And
-    the held-out pass@k lost ground, where it is evaluated; else the score did, where that is by the truth.
+    the held-out pass@k lost ground, where it is evaluated, so that there is no verdict before it was; else the score
+    did, where that is by the truth.
     """
-    own, evaluated = VOTED if trace.free else VERIFIED, len(trace.evals) > 1
-    return own + (EVALUATED if evaluated else () if trace.free else UNEVALUATED)
+    own = VOTED if trace.free else VERIFIED
+    return own + (EVALUATED if trace.evaluated else () if trace.free else UNEVALUATED)
 
 
 def collapsing(active: Mapping[str, Any], trace: Trace) -> bool:
@@ -81,10 +82,12 @@ def look(memory: dict[str, Any], free: bool, watch: Watch) -> Sight:
 
 
 def noted(run: Run, record: dict[str, Any]) -> dict[str, Any]:
-    """Remember the record of a step or of an evaluation, and give it back."""
-    watch = run.resolved.config.watch
-    if watch.every:
-        remember(run.watched.setdefault(MEMORY, fresh()), record, watch)
+    """Remember the record of a step, of an evaluation or of the start model's, and give it back."""
+    config = run.resolved.config
+    if config.watch.every:
+        memory = run.watched.setdefault(MEMORY, fresh())
+        memory["evaluated"] = bool(config.evaluate.every)
+        remember(memory, record, config.watch)
     return record
 
 

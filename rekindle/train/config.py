@@ -111,7 +111,7 @@ def resolve(
     origin |= {path: "sampler" for path, value in options.flatten(record).items() if before.get(path, origin) != value}
     notes += more
     check(record, config.rollout)
-    notes += warnings(record) + unused(record, origin) + stop_notes(config.watch, config.evaluate.every)
+    notes += warnings(record) + unused(record, origin) + stop_notes(config)
     known = [*config.flat(), *options.flatten(record)]
     return Resolved(config, record, {path: origin.get(path, "method") for path in known}, tuple(notes))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rekindle.errors import InputError
 from rekindle.train.sections_watch import Watch
+from rekindle.train.settings import RunConfig
 from rekindle.train.signals import Finding
 from rekindle.train.traces import Trace
 
@@ -87,15 +88,31 @@ def _slower(options: Mapping[str, Any]) -> list[str]:
     return [f"lower descent.lr (now {rate:g})"] if isinstance(rate, float) else []
 
 
-def stop_notes(watch: Watch, evaluated: int) -> list[str]:
-    """What has to be said of `watch.stop`. InputError where nothing is looked at. evaluated: `evaluate.every`."""
+def stop_notes(config: RunConfig) -> list[str]:
+    """What has to be said of `watch.stop`. InputError where nothing is looked at."""
+    watch, evaluate = config.watch, config.evaluate
     if watch.stop and not watch.every:
         raise InputError(
             "watch.stop waits for a sign of a collapse, and watch.every=0 looks for none: set watch.every=1"
         )
-    if not watch.stop or evaluated:
+    if not watch.stop:
         return []
+    if evaluate.every:
+        return late_notes(config)
     return [
         "stopping at a collapse without held-out evaluation: signs of the training alone decide, which err more often "
         f"({PAGE}), and no checkpoint is kept as the best: set evaluate.every"
     ]
+
+
+def late_notes(config: RunConfig) -> list[str]:
+    """What has to be said where held-out evidence of a collapse comes late or never.
+
+    It takes two evaluations, of which the start model's is one.
+    """
+    base = config.evaluate.baseline
+    first = config.evaluate.every * (1 if base else 2)
+    waits = f"stopping at a collapse waits for the {'first' if base else 'second'} held-out evaluation, of step {first}"
+    if first >= config.steps:
+        return [f"{waits}, and the run ends with step {config.steps}: set a smaller evaluate.every"]
+    return [] if base else [f"{waits}: with evaluate.baseline=true the first is enough"]

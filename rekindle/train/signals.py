@@ -131,7 +131,7 @@ def clip(trace: Trace, watch: Watch) -> Finding | None:
     rows = [
         {**row, "clip": row["clip_high"] + row["clip_low"]} for row in trace.last if {"clip_high", "clip_low"} <= {*row}
     ]
-    return high(Trace(trace.first, rows, (), trace.free), watch, "clip", watch.clip)
+    return high(replace(trace, last=rows), watch, "clip", watch.clip)
 
 
 def high(trace: Trace, watch: Watch, name: str, threshold: float) -> Finding | None:
@@ -144,8 +144,9 @@ def high(trace: Trace, watch: Watch, name: str, threshold: float) -> Finding | N
 
 def hacking(trace: Trace, watch: Watch) -> Finding | None:
     """The reward that is trained on rose while the held-out vote fell from its best (pass@1 where none is taken)."""
-    fallen = lost(trace, trace.held_out(MAJ) or f"{PASS}1", watch)
-    if fallen is None or "score" not in fallen.best or "score" not in fallen.last:
+    scored = replace(trace, evals=[row for row in trace.evals if "score" in row])
+    fallen = lost(scored, scored.held_out(MAJ) or f"{PASS}1", watch)
+    if fallen is None:
         return None
     return fallen.only_if(fallen.rose("score"))
 

@@ -18,7 +18,7 @@ WATCHED = (
     *("score", "update_kl_k3", "clip_high", "clip_low"),
 )
 """Metrics of steps that signals read; none of them looks at the truth in a label-free run."""
-PASS, MAJ = "pass@", "maj@"
+PASS, MAJ, HELD_OUT = "pass@", "maj@", "heldout/"
 Row = Mapping[str, float | int]
 
 
@@ -39,13 +39,15 @@ class Level:
 class Trace:
     """Rows {"step": ..., metric: value}, oldest first. evals hold the entropy and the score of their step, too.
 
-    free: nothing but the evaluations knows the truth.
+    The start model's evaluation is that of step 0, and has neither. free: nothing but the evaluations knows the truth.
+    evaluated: there are held-out evaluations, or some are to come.
     """
 
     first: Sequence[Row]
     last: Sequence[Row]
     evals: Sequence[Row]
     free: bool
+    evaluated: bool
 
     def start(self, name: str) -> Level | None:
         """The mean of a metric over the first steps; None where none of them has it."""
@@ -75,13 +77,16 @@ def mean(rows: Sequence[Row], name: str) -> Level | None:
     return Level(fmean(row[name] for row in found), int(found[-1]["step"])) if found else None
 
 
-def fresh() -> dict[str, Any]:
+def fresh(evaluated: bool = False) -> dict[str, Any]:
     """The memory of a watch that has seen nothing. active: signal -> step at which its episode began."""
-    return {"first": [], "last": [], "evals": [], "active": {}}
+    return {"first": [], "last": [], "evals": [], "active": {}, "evaluated": evaluated}
 
 
 def remember(memory: dict[str, Any], record: Mapping[str, Any], watch: Watch) -> None:
-    """Put the record of a step or of an evaluation into the memory of a watch."""
+    """Put the record of a step, of an evaluation or of the start model's baseline into the memory of a watch."""
+    if record["kind"] == "baseline":
+        memory["evals"] += start_evaluation(record)
+        return
     row = {name: value for name, value in record.items() if watched_metric(name) and isinstance(value, int | float)}
     row = {"step": record["step"], **row}
     if record["kind"] == "eval":
@@ -94,6 +99,13 @@ def remember(memory: dict[str, Any], record: Mapping[str, Any], watch: Watch) ->
     memory["last"] = [*memory["last"], row][-(watch.slope_steps + watch.smooth) :]
 
 
+def start_evaluation(record: Mapping[str, Any]) -> list[Row]:
+    """The evaluation of step 0 in a record `baseline`; none where nothing was evaluated held out."""
+    held = {name.removeprefix(HELD_OUT): value for name, value in record.items() if name.startswith(HELD_OUT)}
+    row = {name: value for name, value in held.items() if name.startswith((PASS, MAJ))}
+    return [{"step": 0, **row}] if row else []
+
+
 def seen(memory: Mapping[str, Any], free: bool) -> Trace:
     """What a watch remembers, for the signals."""
-    return Trace(memory["first"], memory["last"], memory["evals"], free)
+    return Trace(memory["first"], memory["last"], memory["evals"], free, memory["evaluated"])

@@ -126,6 +126,17 @@ def test_a_collapsing_run_of_any_trainer_is_seen_with_its_reasons_and_remedies()
     assert "100% of the entropy" in text
 
 
+def test_the_evaluation_of_the_start_model_counts_as_one() -> None:
+    count = 40
+    some = steps(entropy=[1.0 * 0.85**i for i in range(count)], score=[0.5] * count)
+    base = {"kind": "baseline", "step": 0, "heldout/pass@1": 0.5, "heldout/pass@16": 0.9}
+    late = [{"kind": "eval", "step": count, "pass@1": 0.1, "pass@16": 0.1}]
+    sight, _ = overseen(recording(steps=some, other=[base, *late]))
+    assert sight is not None and sight.collapsing and "coverage" in sight.open
+    sight, _ = overseen(recording(steps=some, other=late, options={"method": "m", "evaluate.every": count}))
+    assert sight is not None and not sight.collapsing, "of an unknown start nothing can be lost"
+
+
 def test_a_steady_run_is_sound_and_a_sign_alone_is_worth_a_look() -> None:
     steady = recording(steps=steps(entropy=[1.0] * 20, score=[0.5] * 20))
     assert verdict("g", [steady]).state == GOOD and overseen(steady)[1] == {}

@@ -14,7 +14,9 @@ from rekindle.train.collapse import VERDICT, bought, collapsing, evidence, look,
 from rekindle.train.find import find_method, make_method
 from rekindle.train.options import flatten
 from rekindle.train.remedies import remedy, stop_notes
+from rekindle.train.sections import Evaluate
 from rekindle.train.sections_watch import Watch
+from rekindle.train.settings import RunConfig
 from rekindle.train.signals import SIGNALS
 from rekindle.train.traces import fresh, seen
 from tests.train.watched import ONE, records, remembered, sights, traced
@@ -31,10 +33,16 @@ EVALS = {2: {"pass@1": 0.4, "pass@16": 1.0}, 4: {"pass@1": 0.3, "pass@16": 0.7},
 HELD = {step: {"pass@1": 0.4, "pass@16": 1.0} for step in EVALS}
 
 
+def asked(every: int, watch: Watch | None = None, *, base: bool = True) -> RunConfig:
+    """Fifty steps that stop at a collapse, evaluated so often."""
+    watch = Watch(stop=True) if watch is None else watch
+    return RunConfig(method="ttrl", steps=50, watch=watch, evaluate=Evaluate(every=every, baseline=base))
+
+
 def told(columns: dict, evals: dict | None = None, free: bool = True) -> dict[str, list[int]]:
     """Sign -> the steps at which it was told, the verdict among them."""
     out: dict[str, list[int]] = {}
-    for step, sight in sights(fresh(), records(columns, evals), free=free):
+    for step, sight in sights(fresh(bool(evals)), records(columns, evals), free=free):
         for name in [*sight.new, *([VERDICT] if sight.first else [])]:
             out.setdefault(name, []).append(step)
     return out
@@ -58,7 +66,7 @@ def test_a_watch_that_is_saved_and_read_again_goes_on_as_it_would_have() -> None
     series = {name: [*column, *column[::-1], *column] for name, column in FALL.items()}
     evals = {**EVALS, 10: EVALS[2], 16: EVALS[4], 20: EVALS[6]}
     whole = records(series, evals)
-    straight, memory = fresh(), fresh()
+    straight, memory = fresh(True), fresh(True)
     wanted = sights(straight, whole)
     got = []
     cuts = [i for i, r in enumerate(whole) if r["kind"] == "step"] + [len(whole)]
@@ -100,8 +108,46 @@ def test_a_verdict_ends_with_its_grounds_and_is_told_again() -> None:
     assert told(there)[VERDICT] == [5, 10]
 
 
+START = {0: {"pass@1": 0.4, "pass@16": 0.8}}
+GONE = {"pass@1": 0.0, "pass@16": 0.0}
+SCORED = {**FALL, "score": [0.5] * 4 + [0.0] * 3}
+
+
+@pytest.mark.parametrize(("free", "columns"), [(True, FALL), (False, SCORED)])
+def test_no_verdict_before_an_evaluation_where_the_run_has_any(free: bool, columns: dict) -> None:
+    assert told(columns, free=free)[VERDICT] == [5 if free else 6], "it has all the signs of the training"
+    for evals in ({0: START[0]}, {7: GONE}, {7: START[0]}):
+        assert VERDICT not in told(columns, evals, free=free)
+
+
+@pytest.mark.parametrize(("free", "columns"), [(True, FALL), (False, SCORED)])
+def test_one_evaluation_is_enough_beside_that_of_the_start_model(free: bool, columns: dict) -> None:
+    got = told(columns, {**START, 6: GONE}, free=free)
+    assert got[VERDICT] == [6] and got["coverage"] == [6]
+    assert VERDICT not in told(columns, {**START, 6: {"pass@1": 0.5, "pass@16": 0.79}}, free=free)
+
+
+def test_what_was_lost_before_the_first_evaluation_stays_lost() -> None:
+    long = {name: [*column, *column[-1:] * 8] for name, column in FALL.items()}
+    evals = {**START, 7: GONE, 10: GONE, 13: GONE}
+    assert told(long, evals)[VERDICT] == [7]
+    looked = [sight.collapsing for _, sight in sights(fresh(True), records(long, evals))]
+    assert looked == [False] * 6 + [True] * 9, "and the verdict is not taken back"
+    assert VERDICT not in told(long, {7: GONE, 10: GONE, 13: GONE}), "of an unknown start nothing can be lost"
+
+
+def test_a_start_model_that_is_not_evaluated_held_out_leaves_no_evaluation() -> None:
+    memory = remembered([{"kind": "baseline", "step": 0, "start/pass@1": 0.4, "start/maj@16": 0.9, "prompts": 16}])
+    assert memory["evals"] == []
+    memory = remembered(records(FALL, {0: {**START[0], "entropy": 1.0, "maj@16": 0.7}}))
+    assert memory["evals"] == [{"step": 0, **START[0], "maj@16": 0.7}], "its entropy and score are not the run's"
+
+
 def test_a_sentence_holds_evidence_and_remedy() -> None:
-    (_, sight), trace = sights(fresh(), records(FALL, EVALS))[4], traced({n: c[:5] for n, c in FALL.items()}, EVALS)
+    (_, sight), trace = (
+        sights(fresh(True), records(FALL, EVALS))[4],
+        traced({n: c[:5] for n, c in FALL.items()}, EVALS),
+    )
     texts = sentences(sight, trace, ONE, OPTIONS)
     assert texts["entropy"] == (
         "entropy fell from 1 to 0.2 nats in 4 steps (20% of the start) while 71% of the groups are dead: set "
@@ -159,7 +205,15 @@ def test_the_law_annotates_what_entropy_can_still_buy() -> None:
 
 
 def test_stopping_without_evaluations_is_told_and_without_looking_refused() -> None:
-    assert not stop_notes(Watch(), 0) and not stop_notes(Watch(stop=True), 5)
-    assert "set evaluate.every" in stop_notes(Watch(stop=True), 0)[0]
+    assert not stop_notes(asked(0, Watch())) and not stop_notes(asked(5))
+    assert "set evaluate.every" in stop_notes(asked(0))[0]
     with pytest.raises(ValueError, match=r"watch\.every=0 looks for none"):
-        stop_notes(Watch(stop=True, every=0), 5)
+        stop_notes(asked(5, Watch(stop=True, every=0)))
+
+
+def test_stopping_that_waits_for_evaluations_is_told() -> None:
+    never = "stopping at a collapse waits for the first held-out evaluation, of step 50, and the run ends with step 50"
+    assert [never in note for note in stop_notes(asked(50))] == [True] and not stop_notes(asked(49))
+    assert "second held-out evaluation, of step 10: with evaluate.baseline=true" in stop_notes(asked(5, base=False))[0]
+    assert "of step 60, and the run ends with step 50" in stop_notes(asked(30, base=False))[0]
+    assert not stop_notes(asked(50, Watch()))

@@ -102,6 +102,16 @@ def test_it_stops_where_it_is_asked_to_saves_and_goes_on_where_that_is_asked(
     assert warnings(run(tmp_path / "run", resume=True, watch__stop=False)) == warnings(collapsed[0])
 
 
+def test_the_first_evaluation_is_compared_with_the_start_model_and_nothing_stops_before_it(tmp_path: Path) -> None:
+    told = {"evaluate__every": 26, "evaluate__baseline": True, "watch__stop": True}
+    with pytest.raises(Killed):
+        run(tmp_path / "run", heard=[], kill=22, **told)
+    with pytest.raises(
+        GuardStop, match=r"held-out pass@16 fell from [01]\.\d+ to 0\.\d+ since step 0; saved after step 26"
+    ):
+        run(tmp_path / "run", resume=True, **told)
+
+
 def test_the_best_checkpoint_is_named(tmp_path: Path) -> None:
     assert best(tmp_path) == ""
     (tmp_path / "best.json").write_text('{"step": 15, "metric": "pass@16", "value": 0.98}')

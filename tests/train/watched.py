@@ -15,8 +15,13 @@ Evals = Mapping[int, Mapping[str, float]]
 
 
 def records(columns: Mapping[str, Sequence[float]], evals: Evals | None = None) -> list[dict[str, Any]]:
-    """A `step` record for each place of the columns, and an `eval` record behind the steps that `evals` names."""
+    """A `step` record for each place of the columns, and an `eval` record behind the steps that `evals` names.
+
+    That of step 0 is the record of the start model.
+    """
     out: list[dict[str, Any]] = []
+    if 0 in (evals or {}):
+        out.append({"kind": "baseline", "step": 0, **{f"heldout/{n}": v for n, v in (evals or {})[0].items()}})
     for place in range(max(len(column) for column in columns.values())):
         out.append({"kind": "step", "step": place + 1, **{name: column[place] for name, column in columns.items()}})
         if place + 1 in (evals or {}):
@@ -26,7 +31,7 @@ def records(columns: Mapping[str, Sequence[float]], evals: Evals | None = None) 
 
 def remembered(told: Sequence[Mapping[str, Any]], watch: Watch = ONE) -> dict[str, Any]:
     """The memory of a watch that has seen these records."""
-    memory = fresh()
+    memory = fresh(any(record["kind"] != "step" for record in told))
     for record in told:
         remember(memory, record, watch)
     return memory
@@ -46,6 +51,6 @@ def sights(
     out = []
     for place, record in enumerate(told):
         remember(memory, record, watch)
-        if place + 1 == len(told) or told[place + 1]["kind"] == "step":
+        if record["kind"] != "baseline" and (place + 1 == len(told) or told[place + 1]["kind"] == "step"):
             out.append((record["step"], look(memory, free, watch)))
     return out

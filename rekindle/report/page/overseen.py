@@ -10,15 +10,18 @@ from rekindle.report.recording import Recording
 from rekindle.report.series import label_free
 from rekindle.train.collapse import Sight, look, sentences
 from rekindle.train.sections_watch import Watch
-from rekindle.train.traces import fresh, remember, seen
+from rekindle.train.traces import fresh, remember, seen, start_evaluation
 
 
 def overseen(run: Recording) -> tuple[Sight | None, dict[str, str]]:
     """What the watch sees at the end of the run, and its sentences; None where there are no steps."""
-    watch, memory, sight = watch_of(run.options), fresh(), None
+    watch, sight = watch_of(run.options), None
     votes = any("vote/majority_share" in step for step in run.steps)
     free = votes or (bool(label_free(run.options)) and not run.options.get("reward"))
     evals = {int(e["step"]): e for e in run.of_kind("eval")}
+    base = [start for record in run.of_kind("baseline") for start in start_evaluation(record)]
+    memory = fresh(bool(run.options.get("evaluate.every")) or len(base) + len(evals) > 1)
+    memory["evals"] += base
     for step in run.steps:
         remember(memory, {"kind": "step", **step}, watch)
         if int(step["step"]) in evals:
