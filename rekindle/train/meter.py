@@ -82,19 +82,24 @@ def alarms(metrics: Metrics) -> list[str]:
 
 
 def group_metrics(rollouts: Rollouts, verdicts: Verdicts) -> Metrics:
-    """Shares of the graded groups: score equal throughout (dead: no signal), all right, all wrong."""
+    """Shares of the graded groups: score equal throughout (dead: no signal), all right, all wrong.
+
+    score/lowest: of the groups with a score below 0, the mean of their lowest ones.
+    """
     constant = group_constant(verdicts.score, rollouts.group, verdicts.graded)
     metrics: Metrics = {}
     for group in rollouts.group.unique():
         rows = (rollouts.group == group) & verdicts.graded
         if not rows.any():
             continue
-        right = verdicts.success[rows]
-        one = {
+        right, lowest = verdicts.success[rows], float(verdicts.score[rows].min())
+        one: Metrics = {
             "groups/dead": (float(constant[rows].all()), 1.0),
             "groups/all_right": (float(right.all()), 1.0),
             "groups/all_wrong": (float((~right).all()), 1.0),
         }
+        if lowest < 0:
+            one["score/lowest"] = (lowest, 1.0)
         metrics = add_metrics(metrics, one)
     return metrics
 

@@ -49,8 +49,17 @@ def spent(trace: Trace, watch: Watch) -> Finding | None:
 
 
 def reward(trace: Trace, watch: Watch) -> Finding | None:
-    """The score fell far below the start's, where it is by the truth."""
-    return None if trace.free else left(trace, watch, "score", watch.reward)
+    """The score fell far below the start's, where it is by the truth.
+
+    A share of a start at 0 or below says nothing: there the fall is a share of the way to the start's lowest scores.
+    """
+    start, lowest, now = trace.start("score"), trace.start("score/lowest"), trace.now("score", watch)
+    if trace.free or start is None or start.value >= TINY:
+        return None if trace.free else left(trace, watch, "score", watch.reward)
+    if lowest is None or now is None or start.value - lowest.value < TINY:
+        return None
+    fallen = (start.value - now.value) / (start.value - lowest.value)
+    return found(fallen / (1 - watch.reward), "score", start, now.value, watch.reward)
 
 
 def left(trace: Trace, watch: Watch, name: str, threshold: float) -> Finding | None:

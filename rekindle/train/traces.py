@@ -15,7 +15,7 @@ from rekindle.train.sections_watch import Watch
 
 WATCHED = (
     *("entropy", "groups/dead", "answers/distinct", "answers/majority", "repetition", "length", "truncated"),
-    *("score", "update_kl_k3", "clip_high", "clip_low"),
+    *("score", "score/lowest", "update_kl_k3", "clip_high", "clip_low"),
 )
 """Metrics of steps that signals read; none of them looks at the truth in a label-free run."""
 PASS, MAJ, HELD_OUT = "pass@", "maj@", "heldout/"

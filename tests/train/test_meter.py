@@ -83,6 +83,8 @@ def test_groups_by_their_graded_rows() -> None:
     assert got["groups/dead"] == (2.0, 3.0)
     shaped = replace(verdicts, score=torch.tensor([0.5, 1.0, 9, -1, -1, 0, 0, 0, 0], dtype=torch.float64))
     assert group_metrics(rollouts, shaped)["groups/dead"] == (2.0, 3.0), "dead by score, right by success"
+    assert group_metrics(rollouts, shaped)["score/lowest"] == (-1.0, 1.0), "of the groups below 0 alone"
+    assert "score/lowest" not in group_metrics(rollouts, verdicts)
 
 
 @dataclass(frozen=True)

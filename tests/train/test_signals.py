@@ -97,6 +97,21 @@ def test_the_numbers_of_a_finding_are_those_of_the_series() -> None:
     assert slope is not None and (slope.before, slope.since) == (1.4, 2), "from the highest within the window"
 
 
+@pytest.mark.parametrize(("start", "now", "fires"), [(-0.1, -0.56, True), (-0.1, -0.5, False), (0.0, -0.5, True)])
+def test_a_score_that_starts_at_zero_or_below_falls_towards_the_lowest_scores(
+    start: float, now: float, fires: bool
+) -> None:
+    signed = {"score": [start, now], "score/lowest": [-1.0, -1.0]}
+    assert (level("reward", traced(signed, free=False)) >= 1) == fires and level("reward", traced(signed)) == -1
+    assert level("reward", traced({"score": [start, now]}, free=False)) == -1, "no scale is known"
+    assert level("reward", traced({"score": [start, now], "score/lowest": [start, now]}, free=False)) == -1
+
+
+def test_a_score_that_starts_above_zero_is_measured_by_its_share_alone() -> None:
+    plain, signed = {"score": [0.4, 0.2]}, {"score": [0.4, 0.2], "score/lowest": [-1.0, -1.0]}
+    assert level("reward", traced(plain, free=False)) == level("reward", traced(signed, free=False)) == 1
+
+
 def test_a_slope_is_of_the_last_steps_alone() -> None:
     slow = [1.0] * 3 + [0.9 - 0.02 * i for i in range(40)]
     assert level("slope", traced({"entropy": slow[:25]})) < 1
